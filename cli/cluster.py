@@ -1,0 +1,131 @@
+"""riffle up, submit, activate, down: the local stack and the job on it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from cli.connecting import connections, err, fail, plainly
+from local.errors import LocalError
+from local.stack import DEFAULT_RUN_DIR, Ports, Stack
+from schemas import topics
+from schemas.connections import Connections
+from schemas.control import ActivateBundle
+from schemas.items import Item
+
+RunDir = Annotated[Path, typer.Option(help="Where data, logs and process ids are kept.")]
+_CHECKOUT = Path(__file__).resolve().parents[1]
+_PACKAGES = ("jobs", "models", "schemas", "udfs")
+_SEND_LIMIT_S = 30
+
+
+def up(
+    run_dir: RunDir = DEFAULT_RUN_DIR,
+    task_managers: Annotated[int, typer.Option(help="TaskManagers, of one slot each.", min=1)] = 1,
+    free_ports: Annotated[bool, typer.Option(help="Take ports that nobody uses, instead of the usual ones.")] = False,
+) -> None:
+    """Start Kafka, Redis and a Flink cluster on this machine, and create the topics.
+
+    Example:
+
+        riffle up && riffle submit
+    """
+    try:
+        stack = Stack(run_dir, Ports.free() if free_ports else None, task_managers=task_managers, say=err.print)
+        stack.start()
+        report = stack.create_topics(topics.TOPICS)
+    except LocalError as error:
+        fail(str(error))
+    for difference in report.differences:
+        err.print(f"Topic {difference.topic}: {difference.setting} is {difference.found}, not {difference.wanted}.")
+
+
+def submit(
+    run_dir: RunDir = DEFAULT_RUN_DIR,
+    savepoint: Annotated[str | None, typer.Option(help="Savepoint to start from.")] = None,
+    bundle: Annotated[str, typer.Option(help="Bundle version to rank with; default: the newest shipped.")] = "",
+) -> None:
+    """Submit the personalise job to the local cluster, exactly as `flink run` does on yours (README, "Your own cluster").
+
+    Example:
+
+        riffle submit --savepoint .riffle/flink/savepoints/savepoint-1234
+    """
+    try:
+        stack = Stack(run_dir, say=err.print)
+        if not stack.status().up:
+            fail("The local stack is not up: run `riffle up` first.")
+        job_id = submit_personalise(stack, savepoint=savepoint, bundle=bundle)
+        err.print("Submitted; waiting until every task runs.")
+        stack.wait_running(job_id)
+    except LocalError as error:
+        fail(str(error))
+    typer.echo(job_id)
+
+
+def down(run_dir: RunDir = DEFAULT_RUN_DIR) -> None:
+    """Stop what `riffle up` or `riffle run` started. Kafka's data and savepoints stay."""
+    try:
+        Stack(run_dir, say=err.print).stop()
+    except LocalError as error:
+        fail(str(error))
+
+
+def activate(version: Annotated[str, typer.Argument(help="Bundle version, a folder of the bundles folder.")]) -> None:
+    """Rank with another bundle from now on: the running job swaps it without a restart.
+
+    Example:
+
+        riffle activate 2026-11-22-a
+    """
+    with plainly():
+        publish(connections(), topics.CONTROL, [(b"bundle", msgspec.json.encode(ActivateBundle(version)))])
+    err.print(f"Asked for bundle {version}; the receipt of each list names the bundle that made it.")
+
+
+def submit_personalise(
+    stack: Stack, *, namespace: str = "", savepoint: str | None = None, bundle: str = "", parallelism: int = 0
+) -> str:
+    """The job's id. The code travels as one folder that holds the packages."""
+    where = stack.connections(namespace)
+    args = ["--brokers", where.brokers, "--redis-url", where.redis_url]
+    args += ["--namespace", namespace] if namespace else []
+    args += ["--bundle", bundle] if bundle else []
+    args += ["--parallelism", str(parallelism)] if parallelism else []
+    return stack.submit(_CHECKOUT / "jobs" / "personalise.py", args, [stage_app(stack.run_dir / "app")], savepoint)
+
+
+def stage_app(folder: Path) -> Path:
+    """The packages of the job in one folder, which is what `flink run -pyfs` takes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for package in _PACKAGES:
+        shutil.copytree(_CHECKOUT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def publish_items(where: Connections, items: Iterable[Item]) -> None:
+    publish(where, topics.ITEMS, ((item.item_id.encode(), msgspec.json.encode(item)) for item in items))
+
+
+def publish(where: Connections, topic: str, records: Iterable[tuple[bytes, bytes]]) -> None:
+    """Send records and wait until all are acknowledged. Raises LocalError."""
+    try:
+        producer = KafkaProducer(**where.kafka_python(), linger_ms=5, acks="all")
+        try:
+            sent = [producer.send(where.topic(topic), key=key, value=value) for key, value in records]
+            producer.flush(timeout=_SEND_LIMIT_S)
+            for future in sent:
+                future.get(timeout=_SEND_LIMIT_S)
+        finally:
+            producer.close(timeout=_SEND_LIMIT_S)
+    except KafkaError as error:
+        raise LocalError(
+            f"Kafka at {where.brokers} did not take the records ({type(error).__name__}): is it up, and does the topic exist?"
+        ) from error

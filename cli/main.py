@@ -1,0 +1,29 @@
+"""riffle: the command line. Each command is one thin file."""
+
+from __future__ import annotations
+
+import typer
+
+from cli import cluster, dead_letters, doctor, feed, redis, send, shop, trace
+
+app = typer.Typer(
+    name="riffle",
+    help="Real-time personalisation on Flink: a click goes in, the user's next ranked list comes out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("run")(shop.run)
+app.command("up")(cluster.up)
+app.command("submit")(cluster.submit)
+app.command("down")(cluster.down)
+app.command("send")(send.send)
+app.command("feed")(feed.feed)
+app.command("explain")(feed.explain)
+app.command("trace")(trace.trace)
+app.command("doctor")(doctor.doctor)
+app.command("activate")(cluster.activate)
+app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(redis.app, name="redis")
+
+if __name__ == "__main__":
+    app()

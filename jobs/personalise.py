@@ -1,0 +1,120 @@
+"""Events in, a ranked list per user out.
+
+events, rank-requests, identity ─ keyed by user ─ update-user-state ─ rank-candidates ─┬─ ranked-feed, features, …
+control ─ broadcast ──────────────────────────────┘      │                            └─ newest list in Redis
+                                                         ├─ interactions, identity (exactly once)
+                                                         └─ events-dlq, events-late, put back on events
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import msgspec
+import typer
+from pyflink.common.typeinfo import Types
+from pyflink.datastream import DataStream, KeyedStream, OutputTag, StreamExecutionEnvironment
+
+from jobs.flink import rank_async, use_thread_mode
+from jobs.streams import OUTPUT_TYPE, Streams
+from schemas import topics
+from schemas.connections import Connections
+from udfs.logic.records import Rules
+from udfs.rank_candidates import UID as RANK_CANDIDATES
+from udfs.rank_candidates import RankCandidates, RankSettings
+from udfs.update_user_state import CONTROL_STATE, UpdateUserState
+from udfs.update_user_state import UID as UPDATE_USER_STATE
+
+NAME = "personalise"
+MAX_PARALLELISM = 2048  # fixed for the life of a deployment: key groups are counted in it
+
+_BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
+RECORDS = OutputTag("records", OUTPUT_TYPE)
+EXACT = OutputTag("exact", OUTPUT_TYPE)
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What a submission decides. `state_epoch` rises with every submission: newer lists are never blocked by older ones."""
+
+    ranking: RankSettings
+    state_epoch: int
+    bundle: str | None = None
+    rules: Rules = Rules()
+    in_flight: int = 100
+
+
+class Outputs(NamedTuple):
+    """What the job writes."""
+
+    ranked: DataStream  # lists, features and answers
+    records: DataStream  # dead letters, late events, records put back under another key
+    exact: DataStream  # interactions and identity
+
+
+def build(records: KeyedStream, control: DataStream, connections: Connections, settings: Settings) -> Outputs:
+    """The job between its sources and its sinks."""
+    update = UpdateUserState(
+        settings.state_epoch, settings.bundle, settings.rules, RECORDS, EXACT, connections.namespace
+    )
+    states = (
+        records.connect(control.broadcast(CONTROL_STATE))
+        .process(update, _BYTES)
+        .name(UPDATE_USER_STATE)
+        .uid(UPDATE_USER_STATE)
+    )
+    rank = RankCandidates(connections, settings.ranking)
+    ranked = rank_async(states, rank, settings.in_flight, OUTPUT_TYPE).name(RANK_CANDIDATES).uid(RANK_CANDIDATES)
+    return Outputs(ranked, states.get_side_output(RECORDS), states.get_side_output(EXACT))
+
+
+def main(
+    brokers: str = typer.Option("localhost:9092", help="Kafka bootstrap servers."),
+    redis_url: str = typer.Option("redis://localhost:6379/0", help="Where lists and features are written."),
+    namespace: str = typer.Option("", help="Prefix of topics, Redis keys and consumer groups."),
+    bundles: str = typer.Option("", help="Folder of model bundles, on every worker; default: the shipped ones."),
+    bundle: str = typer.Option(
+        "", help="Bundle version to rank with until control names another; default: the folder's LATEST."
+    ),
+    parallelism: int = typer.Option(0, help="Parallel subtasks; 0 takes the cluster's default."),
+) -> None:
+    """Submit the personalise job: `flink run -py jobs/personalise.py ...`, see the README."""
+    connections = Connections.from_environment()
+    connections = msgspec.structs.replace(connections, brokers=brokers, redis_url=redis_url, namespace=namespace)
+    env = StreamExecutionEnvironment.get_execution_environment()
+    env.set_max_parallelism(MAX_PARALLELISM)
+    if parallelism:
+        env.set_parallelism(parallelism)
+    use_thread_mode(env)
+    streams = Streams(env, connections, NAME)
+    settings = Settings(RankSettings(bundles), state_epoch=int(time.time()), bundle=bundle or None)
+    outputs = build(
+        streams.keyed_by_user([topics.EVENTS, topics.RANK_REQUESTS, topics.IDENTITY]),
+        streams.values(topics.CONTROL),
+        connections,
+        settings,
+    )
+    streams.write(
+        outputs.ranked,
+        "ranked",
+        [topics.RANKED_FEED, topics.RANKED_FEED_LATEST, topics.RANK_RESPONSES, topics.FEATURES],
+    )
+    streams.write(
+        outputs.records,
+        "records",
+        [
+            topics.EVENTS_DLQ,
+            topics.EVENTS_LATE,
+            topics.RANK_RESPONSES,
+            topics.EVENTS,
+            topics.RANK_REQUESTS,
+            topics.IDENTITY,
+        ],
+    )
+    streams.write(outputs.exact, "exact", [topics.INTERACTIONS, topics.IDENTITY], exactly_once=True)
+    streams.attach()
+    env.execute(NAME)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,122 @@
+"""Dataset: examples in batches of whole sessions, bucketed by the length of the history.
+
+A session's history is encoded once however many lists it saw, as in serving; that makes a step five times cheaper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.statistics import FOLDS
+from models.traffic import Examples, Ragged
+from models.vocabulary import PADDING, Vocabulary
+from schemas.user_state import HISTORY_CAP
+
+
+class Sequences(NamedTuple):
+    """(B, L) each; `padding` is 0 at tokens and far below at padding, `lengths` is (B,)."""
+
+    rows: Tensor
+    actions: Tensor
+    log_hours: Tensor
+    padding: Tensor
+    lengths: Tensor
+
+
+class Batch(NamedTuple):
+    histories: Sequences  # (H, L)
+    sessions: Sequences  # (E, L)
+    history: Tensor  # (E,) which of H
+    items: Tensor  # (E, P)
+    clicked: Tensor
+    carted: Tensor
+    counters: Tensor  # (E, P, 4)
+    calendar: Tensor  # (E, 4) with the surface
+    fold: Tensor  # (E,)
+
+
+def batches(
+    data: Examples,
+    chosen: np.ndarray,
+    per_batch: int,
+    rng: np.random.Generator,
+    token_dropout: float = 0.0,
+    history_cap: int = HISTORY_CAP,
+) -> Iterator[Batch]:
+    """The chosen lists (numbers), about `per_batch` a batch, those of one history together. Order is drawn anew each time."""
+    lengths = data.histories.lengths()
+    histories = np.unique(data.history[chosen])
+    # Buckets: sort by length with noise, cut, shuffle the cuts.
+    order = histories[np.argsort(lengths[histories] * np.exp(0.2 * rng.standard_normal(len(histories))))]
+    lists_of = np.argsort(data.history[chosen], kind="stable")
+    sorted_lists = chosen[lists_of]
+    first = np.searchsorted(data.history[sorted_lists], order)
+    last = np.searchsorted(data.history[sorted_lists], order, side="right")
+    cuts = np.searchsorted(np.cumsum(last - first), np.arange(per_batch, len(chosen) + per_batch, per_batch))
+    starts = np.concatenate(([0], np.minimum(cuts + 1, len(order))))
+    groups = [(int(a), int(b)) for a, b in zip(starts[:-1], starts[1:]) if b > a]
+    for group in rng.permutation(len(groups)):
+        a, b = groups[group]
+        lists = np.concatenate([sorted_lists[first[place] : last[place]] for place in range(a, b)])
+        yield batch(data, lists, rng, token_dropout, history_cap)
+
+
+def batch(
+    data: Examples, lists: np.ndarray, rng: np.random.Generator, token_dropout: float, history_cap: int
+) -> Batch:
+    histories, history = np.unique(data.history[lists], return_inverse=True)
+    calendar = np.concatenate((data.calendar[lists], np.ones((len(lists), 1), np.int16)), axis=1)
+    return Batch(
+        padded(data.histories, histories, rng, token_dropout, history_cap),
+        padded(data.sessions, lists, rng, token_dropout),
+        torch.from_numpy(history.astype(np.int64)),
+        torch.from_numpy(data.items[lists].astype(np.int64)),
+        torch.from_numpy(data.clicked[lists]),
+        torch.from_numpy(data.carted[lists]),
+        torch.from_numpy(data.counters[lists]),
+        torch.from_numpy(calendar.astype(np.int64)),
+        torch.from_numpy(data.shopper[lists].astype(np.int64) % FOLDS),
+    )
+
+
+def padded(
+    ragged: Ragged, numbers: np.ndarray, rng: np.random.Generator, token_dropout: float, cap: int = HISTORY_CAP
+) -> Sequences:
+    """The newest `cap` tokens, right-padded; dropped tokens are padding too, and the lengths say what is left."""
+    lengths = np.minimum(ragged.lengths()[numbers], cap)
+    starts = ragged.starts[numbers + 1] - lengths  # the newest
+    width = max(1, int(lengths.max(initial=0)))
+    real = np.arange(width)[None, :] < lengths[:, None]  # (B, L)
+    places = np.minimum(starts[:, None] + np.arange(width)[None, :], max(0, len(ragged.rows) - 1))
+    if token_dropout:
+        real &= rng.random(real.shape) >= token_dropout
+        lengths = real.sum(axis=1)
+    rows = np.where(real, ragged.rows[places], PADDING)
+    return Sequences(
+        torch.from_numpy(rows.astype(np.int64)),
+        torch.from_numpy(np.where(real, ragged.actions[places], 0).astype(np.int64)),
+        torch.from_numpy(np.where(real, ragged.log_hours[places], 0).astype(np.float32)),
+        torch.from_numpy(np.where(real, 0.0, -1e9).astype(np.float32)),
+        torch.from_numpy(lengths.astype(np.float32)),
+    )
+
+
+class Sampler:
+    """Negatives for the sampled softmax: half from what is shown (in-batch), half uniform; log Q of the mixture."""
+
+    def __init__(self, data: Examples, vocabulary: Vocabulary, rng: np.random.Generator) -> None:
+        shown = np.bincount(data.items.ravel(), minlength=vocabulary.size).astype(float)
+        shown[: vocabulary.first_item] = 0
+        uniform = (np.arange(vocabulary.size) >= vocabulary.first_item) / (vocabulary.size - vocabulary.first_item)
+        share = 0.5 * shown / shown.sum() + 0.5 * uniform
+        self._cumulative, self._rng = np.cumsum(share), rng
+        self.log_q = torch.from_numpy(np.log(np.maximum(share, 1e-12)).astype(np.float32))
+
+    def draw(self, lists: int, each: int) -> Tensor:  # (E, M)
+        drawn = np.searchsorted(self._cumulative, self._rng.random((lists, each)) * self._cumulative[-1], side="right")
+        return torch.from_numpy(np.minimum(drawn, len(self._cumulative) - 1))

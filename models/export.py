@@ -1,0 +1,163 @@
+"""Export: the trained ranker as two ONNX graphs, checked against torch before anyone sees them.
+
+    history.onnx   items (L, D), actions (L,), log_hours (L,)                    -> keys (D + 1, L), values (L, D)
+    scorer.onnx    session tokens, history keys and values, rows of the tables   -> logits (C, T)
+
+All that depends on the candidate alone is a row of models/tables.py, so the graphs hold no items: the catalogue may grow
+without a new graph. Item vectors are stored as float16; the model is rounded to them first, so that the check of 1e-4 is on
+what is stored.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.ranker import DualSequenceRanker, pool
+
+OPSET = 17
+TOLERANCE = 1e-4
+
+
+class HistoryGraph(nn.Module):
+    def __init__(self, ranker: DualSequenceRanker) -> None:
+        super().__init__()
+        self.stack = ranker.history
+
+    def forward(self, items: Tensor, actions: Tensor, log_hours: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values, _ = self.stack(items, actions, log_hours)
+        return keys.transpose(-1, -2), values  # keys as the product with the queries wants them
+
+
+class ScorerGraph(nn.Module):
+    def __init__(self, ranker: DualSequenceRanker) -> None:
+        super().__init__()
+        self.ranker = ranker
+
+    def forward(
+        self,
+        session_items: Tensor,
+        session_actions: Tensor,
+        session_log_hours: Tensor,
+        lengths: Tensor,
+        history_keys: Tensor,
+        history_values: Tensor,
+        queries: Tensor,
+        projections: Tensor,
+        item_part: Tensor,
+        counters: Tensor,
+        context: Tensor,
+    ) -> Tensor:
+        keys, values, _ = self.ranker.session(session_items, session_actions, session_log_hours)
+        history = (history_keys.transpose(-1, -2), history_values)
+        return self.ranker.score((keys, values), history, lengths, (queries, projections, item_part), counters, context)
+
+
+class NaiveGraph(nn.Module):
+    """For comparison only: the same weights as one graph that encodes both sequences and projects every candidate each call."""
+
+    def __init__(self, ranker: DualSequenceRanker, items: Tensor, statics: Tensor) -> None:
+        super().__init__()
+        self.ranker = ranker
+        self.register_buffer("items", items)
+        self.register_buffer("statics", statics)
+
+    def forward(
+        self,
+        history_rows: Tensor,
+        history_actions: Tensor,
+        history_log_hours: Tensor,
+        session_rows: Tensor,
+        session_actions: Tensor,
+        session_log_hours: Tensor,
+        lengths: Tensor,
+        rows: Tensor,
+        counters: Tensor,
+        calendar: Tensor,
+    ) -> Tensor:
+        ranker = self.ranker
+        history = ranker.history(self.items[history_rows], history_actions, history_log_hours)[:2]
+        session = ranker.session(self.items[session_rows], session_actions, session_log_hours)[:2]
+        candidates = ranker.candidate_side(self.items[rows], self.statics[rows])
+        return ranker.score(session, history, lengths, candidates, counters, ranker.context_side(calendar))
+
+
+def history_graph(ranker: DualSequenceRanker) -> bytes:
+    width = ranker.config.dim
+    example = (torch.zeros(3, width), torch.zeros(3, dtype=torch.int64), torch.zeros(3))
+    names = ["items", "actions", "log_hours"]
+    return _exported(HistoryGraph(ranker), example, names, ["keys", "values"], {**dict.fromkeys(names, {0: "L"}), "keys": {1: "L"}, "values": {0: "L"}})
+
+
+def scorer_graph(ranker: DualSequenceRanker) -> bytes:
+    width, n_counters = ranker.config.dim, ranker.config.counters
+    inputs: dict[str, tuple[Tensor, dict[int, str]]] = {
+        "session_items": (torch.zeros(3, width), {0: "S"}),
+        "session_actions": (torch.zeros(3, dtype=torch.int64), {0: "S"}),
+        "session_log_hours": (torch.zeros(3), {0: "S"}),
+        "lengths": (torch.ones(2), {}),
+        "history_keys": (torch.zeros(width + 1, 5), {1: "L"}),
+        "history_values": (torch.zeros(5, width), {0: "L"}),
+        "queries": (torch.zeros(4, width + 1), {0: "C"}),
+        "projections": (torch.zeros(4, width), {0: "C"}),
+        "item_part": (torch.zeros(4, width), {0: "C"}),
+        "counters": (torch.zeros(4, n_counters), {0: "C"}),
+        "context": (torch.zeros(width), {}),
+    }
+    axes = {name: dims for name, (_, dims) in inputs.items() if dims} | {"logits": {0: "C"}}
+    return _exported(ScorerGraph(ranker), tuple(example for example, _ in inputs.values()), list(inputs), ["logits"], axes)
+
+
+def naive_graph(ranker: DualSequenceRanker, items: Tensor, statics: Tensor) -> bytes:
+    whole = torch.zeros(3, dtype=torch.int64)
+    inputs: dict[str, tuple[Tensor, dict[int, str]]] = {}
+    for side in ("history", "session"):
+        inputs |= {f"{side}_{name}": (whole, {0: side}) for name in ("rows", "actions")}
+        inputs[f"{side}_log_hours"] = (torch.zeros(3), {0: side})
+    inputs |= {
+        "lengths": (torch.ones(2), {}),
+        "rows": (whole, {0: "C"}),
+        "counters": (torch.zeros(3, ranker.config.counters), {0: "C"}),
+        "calendar": (torch.zeros(4, dtype=torch.int64), {}),
+    }
+    axes = {name: dims for name, (_, dims) in inputs.items() if dims} | {"logits": {0: "C"}}
+    return _exported(NaiveGraph(ranker, items, statics), tuple(example for example, _ in inputs.values()), list(inputs), ["logits"], axes)
+
+
+def stored_items(ranker: DualSequenceRanker) -> np.ndarray:
+    """(N, D) float16: item[x] as it is kept. Everything downstream works from these."""
+    with torch.no_grad():
+        return ranker.item_table().numpy().astype(np.float16)
+
+
+def stored_weights(ranker: DualSequenceRanker) -> dict[str, np.ndarray]:
+    """All weights but those that the item vectors already hold."""
+    inside = ("own.", "group.", "content.", "history.is_cart", "session.is_cart")
+    return {name: weight.numpy() for name, weight in ranker.state_dict().items() if not name.startswith(inside)}
+
+
+def stored_config(ranker: DualSequenceRanker) -> dict[str, Any]:
+    return asdict(ranker.config)
+
+
+def _exported(
+    graph: nn.Module, example: tuple[Tensor, ...], inputs: list[str], outputs: list[str], axes: dict[str, dict[int, str]]
+) -> bytes:
+    buffer = io.BytesIO()
+    graph.eval()
+    with warnings.catch_warnings():
+        # The exporter by tracing is the one that needs nothing besides `onnx`.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            graph, example, buffer, dynamo=False, opset_version=OPSET, input_names=inputs, output_names=outputs, dynamic_axes=axes
+        )  # fmt: skip
+    return buffer.getvalue()
+
+
+__all__ = ["OPSET", "TOLERANCE", "history_graph", "naive_graph", "pool", "scorer_graph", "stored_config", "stored_items", "stored_weights"]

@@ -1,0 +1,87 @@
+"""Retrieval: candidates from the bundle's own tables, each with the source that brought it.
+
+    repeat          what this user bought or put into the cart before
+    covisited       neighbours of what the user acted on lately, the newest first
+    popular_group   popular in the subcategories of the session: acted on, searched, followed
+    popular         popular overall
+
+Sources are asked in this order, each up to its quota; an item belongs to the first that names it; popular fills what is left.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from models.bundle import Bundle
+from models.vocabulary import Rows
+from schemas.user_state import UserState
+
+SOURCES = ("repeat", "covisited", "popular_group", "popular")
+REPEAT, COVISITED, POPULAR_GROUP, POPULAR = range(4)
+LIMIT = 200
+
+_REPEATS = 20  # quota
+_SEEDS = 12  # recent tokens whose neighbours are taken
+_COVISITED_SHARE, _GROUP_SHARE = 0.35, 0.4
+_GROUPS = 8  # of the latest tokens
+
+Codes = npt.NDArray[np.uint8]
+
+
+class Retriever:
+    """Vectorised over the tables; 0.1 ms for 200 candidates."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        vocabulary = self._vocabulary = bundle.vocabulary
+        self._first_item = vocabulary.first_item
+        self._neighbours, self._popular = bundle.neighbours, bundle.popular
+        self._in_group = bundle.popular_in_group
+        # The group whose popular items a row calls for: its subcategory, else its category.
+        self._group = np.where(vocabulary.subcategory_row > 0, vocabulary.subcategory_row, vocabulary.category_row)
+
+    def retrieve(self, state: UserState, limit: int = LIMIT) -> tuple[Rows, Codes]:
+        """At most `limit` distinct items (rows), and the place in SOURCES of what brought each."""
+        recent = self._recent(state)
+        parts = [self._repeats(state)[:_REPEATS]]
+        if len(recent):
+            items = recent[recent >= self._first_item][:_SEEDS]
+            # Round by round: the strongest neighbour of every seed, then the second of every seed.
+            around = self._neighbours[items].T.ravel()
+            parts.append(_distinct(around)[: int(limit * _COVISITED_SHARE)])
+            groups = _distinct(self._group[recent])[:_GROUPS]
+            parts.append(self._in_group[groups].T.ravel()[: int(limit * _GROUP_SHARE)])
+        else:
+            parts += [parts[0][:0]] * 2
+        parts.append(self._popular)
+        rows = np.concatenate(parts)
+        sources = np.repeat(np.arange(len(SOURCES), dtype=np.uint8), [len(part) for part in parts])
+        first = _first_places(rows)[:limit]
+        return rows[first], sources[first]
+
+    def _recent(self, state: UserState) -> Rows:
+        """Rows of the latest tokens, newest first, each once: the session's, then the history's."""
+        slots = [*reversed(state.session_slots), *reversed(state.history_slots[-_SEEDS:])]
+        ids = state.ids
+        rows = self._vocabulary.rows([ids[slot].decode() for slot in dict.fromkeys(slots)])
+        return rows[rows > 1]
+
+    def _repeats(self, state: UserState) -> Rows:
+        """Items bought or put into the cart, the most often first."""
+        ids = state.ids
+        often = [(nibble, slot) for slot, nibble in enumerate(state.nibbles[1::2]) if nibble]
+        often.sort(reverse=True)
+        rows = self._vocabulary.rows([ids[slot].decode() for _, slot in often])
+        return rows[rows >= self._first_item]
+
+
+def _first_places(rows: Rows) -> npt.NDArray[np.int64]:
+    """Places at which a row stands for the first time, in order; PADDING left out."""
+    _, first = np.unique(rows, return_index=True)
+    first.sort()
+    kept: npt.NDArray[np.int64] = first[rows[first] > 0]
+    return kept
+
+
+def _distinct(rows: Rows) -> Rows:
+    return rows[_first_places(rows)]

@@ -1,0 +1,177 @@
+"""Scorer: a bundle at work. The only file that imports onnxruntime.
+
+    history ── once per session ──► HistoryEncoding (cache it under the user's key, history_no and anchor)
+    session ── once per request ─┐
+    candidates ── rows of tables ┴─► one score each, all in one run of the graph
+
+Higher is better, always finite. One thread, no spinning: the caller decides how many requests run side by side. A scorer may
+be called from several threads at once, except for its counter `non_finite`, which may then miss some.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import onnxruntime
+
+from models.bundle import DUAL_SEQUENCE, HISTORY_GRAPH, SCORER_GRAPH, Bundle, BundleError
+from models.featurise import Floats, calendar, counters, history_anchor_ms, tokens
+from models.tables import build_tables
+from models.vocabulary import Describe, Rows
+from schemas.user_state import Sequence, UserState
+
+BOTTOM = np.float32(-1e30)  # what a score that is not a number becomes
+
+
+class HistoryEncoding(NamedTuple):
+    """Keys and values of a history, as the pooling wants them, and how many real tokens it had."""
+
+    keys: Floats  # (D + 1, L)
+    values: Floats  # (L, D)
+    length: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
+
+class Scorer(Protocol):
+    """What every ranker offers. `run_options` is onnxruntime.RunOptions: its `terminate` ends a run that hangs."""
+
+    bundle: Bundle
+    non_finite: int  # scores that were not a number, since the start
+
+    def encode_history(self, history: Sequence, anchor_ms: int, run_options: Any = None) -> HistoryEncoding: ...
+
+    def score(
+        self, state: UserState, encoding: HistoryEncoding, rows: Rows, now_ms: int, surface: str, run_options: Any = None
+    ) -> Floats: ...
+
+    def session_vector(self, state: UserState, now_ms: int, run_options: Any = None) -> Floats: ...
+
+    def warm_up(self) -> None: ...
+
+
+def open_scorer(bundle: Bundle, threads: int = 1, describe: Describe | None = None) -> Scorer:
+    """The scorer for this kind of bundle. `describe` tells the groups of items the bundle does not know."""
+    if bundle.ranker == DUAL_SEQUENCE:
+        return DualSequenceScorer(bundle, threads, describe)
+    return PopularityScorer(bundle)
+
+
+class DualSequenceScorer:
+    def __init__(self, bundle: Bundle, threads: int = 1, describe: Describe | None = None) -> None:
+        self.bundle, self.non_finite = bundle, 0
+        self._describe = describe
+        self._vocabulary = bundle.vocabulary
+        self._tables = build_tables(bundle.embedding, bundle.statics, bundle.weights)
+        manifest = bundle.manifest
+        self._surfaces = {name: number for number, name in enumerate(manifest.surfaces)}
+        self._task_weights = np.array([manifest.task_weights[task] for task in manifest.tasks], dtype=np.float32)
+        self._history = _session(bundle, HISTORY_GRAPH, threads)
+        self._scorer = _session(bundle, SCORER_GRAPH, threads)
+
+    def encode_history(self, history: Sequence, anchor_ms: int, run_options: Any = None) -> HistoryEncoding:
+        """Depends on history and anchor alone (featurise.history_anchor_ms), so it may be kept as long as they stay."""
+        found = tokens(history, anchor_ms, self._vocabulary, self._describe)
+        inputs = {"items": self._tables.items.take(found.rows, axis=0), "actions": found.actions, "log_hours": found.log_hours}
+        keys, values = self._history.run(["keys", "values"], inputs, run_options)
+        return HistoryEncoding(keys, values, found.length)
+
+    def score(
+        self, state: UserState, encoding: HistoryEncoding, rows: Rows, now_ms: int, surface: str, run_options: Any = None
+    ) -> Floats:
+        """(C,) one score a row."""
+        if not len(rows):
+            return np.zeros(0, dtype=np.float32)
+        tables = self._tables
+        inputs = self._session_inputs(state, now_ms)
+        inputs |= {
+            "lengths": np.array([inputs.pop("length"), encoding.length], dtype=np.float32),
+            "history_keys": encoding.keys,
+            "history_values": encoding.values,
+            "queries": tables.queries.take(rows, axis=0),
+            "projections": tables.projections.take(rows, axis=0),
+            "item_part": tables.item_part.take(rows, axis=0),
+            "counters": counters(state, rows, self._vocabulary),
+            "context": tables.context(calendar(now_ms), self._surfaces.get(surface, 0)),
+        }
+        logits = self._scorer.run(["logits"], inputs, run_options)[0]  # (C, T)
+        scores: Floats = logits @ self._task_weights
+        return self._finite(scores)
+
+    def session_vector(self, state: UserState, now_ms: int, run_options: Any = None) -> Floats:
+        """(D,) mean of the session's encoded tokens; zeros without any."""
+        inputs = self._session_inputs(state, now_ms)
+        if not inputs.pop("length"):
+            return np.zeros(self._tables.items.shape[1], dtype=np.float32)
+        vector: Floats = inputs["session_items"].mean(axis=0)
+        return vector
+
+    def warm_up(self) -> None:
+        """Run both graphs at the usual sizes, so that the first request does not pay for memory."""
+        rows = np.arange(min(200, self._vocabulary.size), dtype=np.int32)
+        encoding = self.encode_history(UserState().history(), 0)
+        for _ in range(3):
+            self.score(UserState(), encoding, rows, 0, "")
+
+    def _session_inputs(self, state: UserState, now_ms: int) -> dict[str, Any]:
+        found = tokens(state.session(), now_ms, self._vocabulary, self._describe)
+        return {
+            "session_items": self._tables.items.take(found.rows, axis=0),
+            "session_actions": found.actions,
+            "session_log_hours": found.log_hours,
+            "length": found.length,
+        }
+
+    def _finite(self, scores: Floats) -> Floats:
+        good = np.isfinite(scores)
+        if not good.all():
+            self.non_finite += int((~good).sum())
+            scores = np.where(good, scores, BOTTOM)
+        return scores
+
+
+class PopularityScorer:
+    """Ranks by popularity alone: the baseline, and the fallback, behind the same contract."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle, self.non_finite = bundle, 0
+
+    def encode_history(self, history: Sequence, anchor_ms: int, run_options: Any = None) -> HistoryEncoding:
+        return HistoryEncoding(np.zeros((1, 0), np.float32), np.zeros((0, 0), np.float32), len(history.item_ids))
+
+    def score(
+        self, state: UserState, encoding: HistoryEncoding, rows: Rows, now_ms: int, surface: str, run_options: Any = None
+    ) -> Floats:
+        scores: Floats = self.bundle.popularity.take(rows)
+        return scores
+
+    def session_vector(self, state: UserState, now_ms: int, run_options: Any = None) -> Floats:
+        return np.zeros(0, dtype=np.float32)
+
+    def warm_up(self) -> None:
+        """Nothing to warm."""
+
+
+def encode_state_history(scorer: Scorer, state: UserState, now_ms: int, run_options: Any = None) -> HistoryEncoding:
+    """The encoding for a state as it is now; what a cache calls on a miss."""
+    return scorer.encode_history(state.history(), history_anchor_ms(state, now_ms), run_options)
+
+
+def open_graph(graph: bytes, threads: int = 1) -> Any:
+    """An onnxruntime.InferenceSession that uses no more than these threads and does not spin."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _session(bundle: Bundle, name: str, threads: int) -> Any:
+    try:
+        return open_graph(bundle.graphs[name], threads)
+    except Exception as error:  # onnxruntime raises classes of its own, without a common base
+        raise BundleError(f"graph {name} of bundle {bundle.version} cannot be loaded: {error}") from error

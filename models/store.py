@@ -1,0 +1,153 @@
+"""Bundles in a worker: loaded by version, swapped while requests run, history encodings cached.
+
+A request holds its bundle for as long as it runs, so no list mixes two. A version not loaded yet is loaded in the background
+while the bundle before goes on; one that cannot be loaded leaves it in place.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.bundle import Bundle, BundleError, latest
+from models.featurise import history_anchor_ms
+from models.retrieval import SOURCES, Retriever
+from models.scorer import HistoryEncoding, open_scorer
+from models.vocabulary import Describe, Rows
+from schemas.ranking import RankedItem
+from schemas.user_state import UserState, seen_hash
+
+log = logging.getLogger(__name__)
+
+SHIPPED = Path(__file__).parent / "bundles"
+_POPULAR = 200
+_KEPT = 3  # bundles in memory: what runs, what ran before, what is coming
+
+
+class HistoryCache:
+    """Least recently used encodings, up to `limit_bytes`. Of one bundle: encodings of another are of no use."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit, self._used = limit_bytes, 0
+        self._encodings: OrderedDict[tuple[str, int, int], HistoryEncoding] = OrderedDict()
+        self.hits = self.misses = 0
+
+    def get(self, key: tuple[str, int, int]) -> HistoryEncoding | None:
+        found = self._encodings.get(key)
+        if found is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._encodings.move_to_end(key)
+        return found
+
+    def put(self, key: tuple[str, int, int], encoding: HistoryEncoding) -> None:
+        self._encodings[key] = encoding
+        self._used += encoding.nbytes
+        while self._used > self._limit:
+            self._used -= self._encodings.popitem(last=False)[1].nbytes
+
+
+class LoadedBundle:
+    """A bundle ready to rank: udfs.logic.slate.Ranker."""
+
+    def __init__(self, bundle: Bundle, cache_bytes: int, describe: Describe | None) -> None:
+        self.version, self.name = bundle.version, bundle.ranker
+        self._vocabulary, self._describe = bundle.vocabulary, describe
+        self._popularity = bundle.popularity
+        self._scorer = open_scorer(bundle, describe=describe)
+        self._retriever = Retriever(bundle)
+        self.cache = HistoryCache(cache_bytes)
+        self.item_ids = bundle.vocabulary.ids
+        self.seen_hashes = np.array([seen_hash(item_id) for item_id in self.item_ids], np.uint32)
+        self.popular = [
+            RankedItem(self.item_ids[row], round(float(self._popularity[row]), 6), "popular")
+            for row in bundle.popular[:_POPULAR].tolist()
+        ]
+        self._scorer.warm_up()
+
+    def rows(self, item_ids: list[str]) -> Rows:
+        return self._vocabulary.rows(item_ids, self._describe)
+
+    def is_item(self, row: int) -> bool:
+        return self._vocabulary.is_item(row)
+
+    def retrieve(self, state: UserState, limit: int) -> tuple[Rows, list[str]]:
+        rows, codes = self._retriever.retrieve(state, limit)
+        return rows, [SOURCES[code] for code in codes.tolist()]
+
+    def history_encoder(self, key: str, now_ms: int, stop: Any) -> Callable[[UserState], HistoryEncoding]:
+        """Encodes a user's history, once per session: as long as neither history nor anchor change."""
+
+        def encode(state: UserState) -> HistoryEncoding:
+            anchor_ms = history_anchor_ms(state, now_ms)
+            name = (key, state.history_no, anchor_ms)
+            found = self.cache.get(name)
+            if found is None:
+                found = self._scorer.encode_history(state.history(), anchor_ms, stop)
+                self.cache.put(name, found)
+            return found
+
+        return encode
+
+    def score(self, state: UserState, history: HistoryEncoding, rows: Rows, now_ms: int, surface: str, stop: Any) -> Any:
+        return self._scorer.score(state, history, rows, now_ms, surface, stop)
+
+    def popular_first(self, item_ids: list[str]) -> list[RankedItem]:
+        """The caller's candidates by popularity: what is left when the ranker fails."""
+        scores = self._popularity[self.rows(item_ids)].tolist()
+        order = sorted(range(len(item_ids)), key=lambda place: -scores[place])
+        return [RankedItem(item_ids[place], round(scores[place], 6), "caller") for place in order]
+
+
+class BundleStore:
+    """`folder` holds a folder for each version, and LATEST. Raises BundleError where its default cannot be loaded."""
+
+    def __init__(self, folder: str, cache_mb: int, describe: Describe | None = None) -> None:
+        self._folder = Path(folder) if folder else SHIPPED
+        self._cache_bytes, self._describe = cache_mb * 2**20, describe
+        self._lock = threading.Lock()
+        self._loaded: OrderedDict[str, LoadedBundle] = OrderedDict()
+        self._loading: set[str] = set()
+        self.refused: dict[str, str] = {}
+        self._current = self._load(latest(self._folder))
+        self._loaded[self._current.version] = self._current
+
+    def get(self, version: str | None) -> tuple[LoadedBundle, bool]:
+        """The bundle of this version (None: the default), and whether it is that one. Never waits for a load."""
+        if version is None or version == self._current.version:
+            return self._current, True
+        with self._lock:
+            found = self._loaded.get(version)
+            if found is not None:
+                self._current = found
+                return found, True
+            if version not in self._loading and version not in self.refused:
+                self._loading.add(version)
+                threading.Thread(target=self._load_ahead, args=(version,), name="bundle-load", daemon=True).start()
+        return self._current, False
+
+    def _load_ahead(self, version: str) -> None:
+        try:
+            bundle = self._load(version)
+        except BundleError as error:
+            log.error("%s; ranking goes on with %s", error, self._current.version)
+            with self._lock:
+                self.refused[version] = str(error)
+                self._loading.discard(version)
+            return
+        with self._lock:
+            self._loaded[version] = bundle
+            self._loading.discard(version)
+            while len(self._loaded) > _KEPT:
+                oldest = next(name for name in self._loaded if name not in (version, self._current.version))
+                del self._loaded[oldest]
+
+    def _load(self, version: str) -> LoadedBundle:
+        return LoadedBundle(Bundle.load(self._folder / version), self._cache_bytes, self._describe)

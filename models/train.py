@@ -1,0 +1,276 @@
+"""Train the dual-sequence ranker on a shop's traffic and write a bundle.
+
+    collect traffic (2 processes) ─ statistics ─ epochs of whole sessions ─ export with check ─ bundle
+
+    python -m models.train --out models/bundles            the demo bundle from nothing, in under 10 minutes on two cores
+    python -m models.train --help                          what can be set
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from models import losses
+from models.assemble import ItemKnowledge
+from models.bundle import LATEST
+from models.dataset import Batch, Sampler, batches
+from models.featurise import Floats
+from models.ranker import DualSequenceRanker, RankerConfig
+from models.release import release
+from models.statistics import (
+    CONTENTS,
+    STATICS,
+    click_ratio,
+    contents,
+    count,
+    last_sessions,
+    neighbours,
+    statics,
+    statics_by_fold,
+)
+from models.traffic import Examples, collect, joined, shop_items
+from models.vocabulary import Vocabulary, build_vocabulary
+
+SURFACES = ["<unknown>", "home"]
+VALIDATION_SHARE = 0.03
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what comes out, besides the shop."""
+
+    shoppers: int = 2_000
+    days: int = 28
+    seed: int = 1
+    epochs: int = 3
+    lists_per_batch: int = 256
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    negatives: int = 16
+    kappa: float = 0.5
+    listwise: float = 0.5
+    sampled: float = 0.1
+    cart: float = 0.5  # of the cart task next to the click task
+    own_dropout: float = 0.1  # as for an unknown item
+    token_dropout: float = 0.1
+    dropout: float = 0.05
+    history_cap: int = 200  # newest tokens of a history that training looks at
+    dim: int = 64
+    history_layers: int = 2
+    session_layers: int = 1
+    threads: int = 2
+
+
+class Trainer:
+    """One model, its optimiser and its data."""
+
+    def __init__(self, settings: Settings, data: Examples, vocabulary: Vocabulary, content: Floats) -> None:
+        torch.manual_seed(settings.seed)
+        torch.set_num_threads(settings.threads)
+        self.settings, self.data, self.vocabulary = settings, data, vocabulary
+        self.statics = torch.from_numpy(statics_by_fold(data, content, vocabulary))  # (FOLDS, N, F)
+        self.model = new_ranker(settings, vocabulary, torch.from_numpy(content))
+        self.position_bias = torch.nn.Parameter(torch.zeros(2, data.items.shape[1]))  # (T, P), in training only
+        self.rng = np.random.Generator(np.random.PCG64(settings.seed))
+        self.sampler = Sampler(data, vocabulary, self.rng)
+        visits = np.unique(data.shopper)
+        held_out = set(visits[:: max(1, int(1 / VALIDATION_SHARE))].tolist())
+        is_validation = np.isin(data.shopper, list(held_out))
+        self.training, self.validation = np.flatnonzero(~is_validation), np.flatnonzero(is_validation)
+        self.steps = settings.epochs * (len(self.training) // settings.lists_per_batch + 1)
+        groups = [
+            {"params": [p for n, p in self.model.named_parameters() if p.ndim > 1], "weight_decay": settings.weight_decay},
+            {"params": [p for n, p in self.model.named_parameters() if p.ndim <= 1] + [self.position_bias], "weight_decay": 0.0},
+        ]
+        self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser, settings.learning_rate, total_steps=self.steps + 8, pct_start=0.1
+        )
+
+    def epoch(self, stepped: Callable[[], None]) -> float:
+        """One pass over the training lists; the mean loss."""
+        self.model.train()
+        total, count = 0.0, 0
+        settings = self.settings
+        for batch in batches(self.data, self.training, settings.lists_per_batch, self.rng, settings.token_dropout, settings.history_cap):
+            loss = self._loss(batch)
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimiser.step()
+            self.schedule.step()
+            total, count = total + float(loss.detach()), count + 1
+            stepped()
+        return total / max(1, count)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """On shoppers held out of training: BCE of clicks, and how often a clicked item stands above a passed-over one."""
+        self.model.eval()
+        rng = np.random.Generator(np.random.PCG64(0))
+        bce, right, pairs, count = 0.0, 0.0, 0.0, 0
+        for batch in batches(self.data, self.validation, 512, rng):
+            logits = scores(self.model, batch, batch.items, self.model.item_table(), self.statics)[..., 0]
+            shown = batch.items > 0
+            placed = logits + self.position_bias[0]
+            bce += float(losses.weighted_bce(placed, batch.clicked, shown, torch.zeros_like(placed), 0.0)) * len(shown)
+            above = placed[:, :, None] > placed[:, None, :]
+            both = (batch.clicked & shown)[:, :, None] & (~batch.clicked & shown)[:, None, :]
+            right, pairs, count = right + float((above & both).sum()), pairs + float(both.sum()), count + len(shown)
+        return {"validation_bce": bce / max(1, count), "validation_auc_in_list": right / max(1.0, pairs)}
+
+    def _loss(self, batch: Batch) -> Tensor:
+        settings, model = self.settings, self.model
+        keep_own = (torch.rand(model.config.rows, 1) >= settings.own_dropout).float()
+        lists, places = batch.items.shape
+        sampled = self.sampler.draw(lists, settings.negatives)
+        calendar = batch.calendar.clone()
+        calendar[:, 3] *= torch.rand(lists) >= 0.1  # an unknown surface
+        batch = batch._replace(calendar=calendar)
+        candidates = torch.cat((batch.items, sampled), dim=1)
+        logits = scores(model, batch, candidates, model.item_table(keep_own), self.statics)  # (E, P + M, T)
+        shown = batch.items > 0
+        placed = logits[:, :places] + self.position_bias.T
+        repeats = batch.counters.sum(-1)
+        loss = torch.zeros(())
+        for task, (positive, weight) in enumerate(((batch.clicked, 1.0), (batch.carted, settings.cart))):
+            click = losses.weighted_bce(placed[..., task], positive, shown, repeats, settings.kappa)
+            ordered = losses.listwise(placed[..., task], positive, shown)
+            hit = ((sampled[:, :, None] == batch.items[:, None, :]) & positive[:, None, :]).any(-1)
+            softmax = losses.sampled_softmax(
+                logits[:, :places, task], positive, logits[:, places:, task], self.sampler.log_q[sampled], hit
+            )
+            # BCE is a mean over places: times P, it is a sum over the list as the other two are.
+            loss = loss + weight * (click * places + settings.listwise * ordered + settings.sampled * softmax)
+        return loss
+
+
+def scores(model: DualSequenceRanker, batch: Batch, candidates: Tensor, table: Tensor, statics: Tensor) -> Tensor:
+    """(E, C, T) logits; `statics` (FOLDS, N, F) is read at each list's own fold."""
+    histories, sessions = batch.histories, batch.sessions
+    h_keys, h_values, _ = model.history(table[histories.rows], histories.actions, histories.log_hours, histories.padding)
+    s_keys, s_values, _ = model.session(table[sessions.rows], sessions.actions, sessions.log_hours, sessions.padding)
+    lengths = torch.stack((sessions.lengths, histories.lengths[batch.history]), dim=-1)
+    side = model.candidate_side(table[candidates], statics[batch.fold[:, None], candidates])
+    counters = torch.zeros(*candidates.shape, model.config.counters)
+    counters[:, : batch.counters.shape[1]] = batch.counters
+    context = model.context_side(batch.calendar)
+    return model.score((s_keys, s_values), (h_keys[batch.history], h_values[batch.history]), lengths, side, counters, context)
+
+
+def new_ranker(settings: Settings, vocabulary: Vocabulary, content: Tensor) -> DualSequenceRanker:
+    config = RankerConfig(
+        rows=vocabulary.size,
+        subcategories=len(vocabulary.data.subcategories),
+        categories=len(vocabulary.data.categories),
+        contents=len(CONTENTS),
+        statics=len(STATICS),
+        surfaces=len(SURFACES),
+        dim=settings.dim,
+        dropout=settings.dropout,
+        history_layers=settings.history_layers,
+        session_layers=settings.session_layers,
+    )
+    rows = [torch.from_numpy(rows.astype(np.int64)) for rows in (vocabulary.subcategory_row, vocabulary.category_row)]
+    return DualSequenceRanker(config, rows[0], rows[1], content)
+
+
+def gather(shop: str, settings: Settings) -> Examples:
+    """All examples, collected by as many processes as threads: shoppers do not meet."""
+    share = -(-settings.shoppers // settings.threads)
+    parts = [range(at, min(at + share, settings.shoppers)) for at in range(0, settings.shoppers, share)]
+    with multiprocessing.get_context("spawn").Pool(len(parts)) as pool:
+        return joined(pool.starmap(collect, [(shop, part, settings.days, settings.seed) for part in parts]))
+
+
+def knowledge(data: Examples, content: Floats, vocabulary: Vocabulary) -> ItemKnowledge:
+    """What is counted over all lists, for serving."""
+    counts = count(data, vocabulary.size)
+    return ItemKnowledge(
+        statics(counts, content, vocabulary),
+        counts.clicks,
+        click_ratio(counts, vocabulary),
+        neighbours(last_sessions(data), vocabulary),
+    )
+
+
+def train(trainer: Trainer, console: Console) -> list[dict[str, float]]:
+    """All epochs; one row of metrics each."""
+    rows: list[dict[str, float]] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("training", total=trainer.steps)
+        for epoch in range(trainer.settings.epochs):
+            loss = trainer.epoch(lambda: progress.advance(task))
+            rows.append({"epoch": epoch + 1, "training_loss": round(loss, 5), **{k: round(v, 5) for k, v in trainer.validate().items()}})
+            console.print(rows[-1])
+    return rows
+
+
+_HELP = """\
+Writes OUT/VERSION (a bundle: see models/bundle.py), points OUT/LATEST to it, and leaves metrics.json and metrics.csv of
+the run in RUNS/VERSION. A shop is a package with `world.load().items` and `offline.visits(shoppers, days=, seed=)`.
+The same settings on the same machine give the same bundle, but for its dates.
+"""
+
+
+def main(arguments: list[str] | None = None) -> Path:
+    parser = argparse.ArgumentParser(
+        prog="python -m models.train",
+        description=__doc__,
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=Path("models/bundles"), help="folder of bundles (default models/bundles)")
+    parser.add_argument("--runs", type=Path, default=Path(".runs"), help="folder for metrics of runs (default .runs)")
+    parser.add_argument("--version", help="name of the bundle (default: shop and date)")
+    parser.add_argument("--shop", default="demo", help="package that the traffic comes from (default demo)")
+    for field in fields(Settings):
+        kind = type(field.default)
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default, help=f"default {field.default}")
+    options = parser.parse_args(arguments)
+    settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
+    command = shlex.join(["python", "-m", "models.train", *(sys.argv[1:] if arguments is None else arguments)])
+    version = options.version or f"{options.shop}-{datetime.now(timezone.utc):%Y%m%d-%H%M}"
+    console, started = Console(), time.monotonic()
+    items = shop_items(options.shop)
+    vocabulary = build_vocabulary(items)
+    content = contents(items, vocabulary)
+    with console.status(f"collecting {settings.days} days of {settings.shoppers} shoppers"):
+        data = gather(options.shop, settings)
+    console.print(f"{len(data):,} lists, {int(data.clicked.sum()):,} clicks after {time.monotonic() - started:.0f} s")
+    trainer = Trainer(settings, data, vocabulary, content)
+    rows = train(trainer, console)
+    seconds = round(time.monotonic() - started)
+    training = {"command": command, "shop": options.shop, "lists": len(data), "seconds": seconds, **asdict(settings)}
+    path = release(
+        options.out, version, trainer.model, vocabulary, knowledge(data, content, vocabulary),
+        surfaces=SURFACES, metrics=rows[-1], training=training,
+    )  # fmt: skip
+    (options.out / LATEST).write_text(version + "\n")
+    run = options.runs / version
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "metrics.json").write_text(json.dumps({"training": training, "epochs": rows}, indent=2) + "\n")
+    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    (run / "metrics.csv").write_text("\n".join(lines) + "\n")
+    console.print(f"wrote {path} after {time.monotonic() - started:.0f} s")
+    return path
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Keys: how a user is named on Kafka, in Flink state and in Redis.
+
+`u:<user_id>` is a known user, `s:<session_id>` an anonymous one; the prefix keeps the two from colliding.
+A record that cannot be parsed is keyed `p:<topic>:<partition>`: never by null, which would send all
+of them to one subtask. Every Redis key of a user carries the user's key as its hash tag, so that one script can
+write all of them on a Redis Cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+USER_PREFIX = "u:"
+SESSION_PREFIX = "s:"
+PARTITION_PREFIX = "p:"
+
+
+def user_key(user_id: str | None, session_id: str | None) -> str:
+    """The key a record belongs to: the user's when known, else the anonymous session's. One of them must be given."""
+    return USER_PREFIX + user_id if user_id else SESSION_PREFIX + (session_id or "")
+
+
+def is_anonymous(key: str) -> bool:
+    return key.startswith(SESSION_PREFIX)
+
+
+def id_hash(identifier: str) -> int:
+    """64-bit hash of an id: the first 8 bytes of its SHA-256, big endian.
+
+    SHA-256 because every language a reader may be written in has it.
+    """
+    return int.from_bytes(hashlib.sha256(identifier.encode()).digest()[:8], "big")
+
+
+def _hash_tag(key: str) -> str:
+    """Escape braces: Redis Cluster hashes only what stands between the first `{` and the next `}`."""
+    escaped = key.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
+    return "{" + escaped + "}"
+
+
+def list_redis_key(namespace: str, key: str, surface: str) -> str:
+    """Redis key of the newest ranked list of a user on a surface."""
+    return f"{namespace}list:{_hash_tag(key)}:{surface}"
+
+
+def features_redis_key(namespace: str, key: str) -> str:
+    """Redis key of a user's session features and freshness record."""
+    return f"{namespace}features:{_hash_tag(key)}"
+
+
+def popular_redis_key(namespace: str, surface: str) -> str:
+    """Redis key of the list that a reader falls back to when a user has none."""
+    return f"{namespace}popular:{surface}"

@@ -1,0 +1,142 @@
+"""The running engine as tests see it: a stack, the personalise job, and what went in and came out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import msgspec
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from cli.cluster import submit_personalise
+from client.events import Events
+from client.feed import RankedFeed
+from client.requests import RankRequester
+from local.stack import Stack
+from schemas.connections import Connections
+
+T = TypeVar("T")
+
+
+class Engine:
+    """`restart`, `kill_task_manager` and the like act on the one job of the stack."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack, self.where = stack, stack.connections()
+        self.job_id = ""
+
+    def submit(self, savepoint: str | None = None) -> None:
+        self.job_id = submit_personalise(self.stack, savepoint=savepoint)
+        self.stack.wait_running(self.job_id)
+
+    @contextmanager
+    def events(self) -> Iterator[Events]:
+        with Events(self.where) as events:
+            yield events
+
+    @contextmanager
+    def feed(self) -> Iterator[RankedFeed]:
+        with RankedFeed(self.where) as feed:
+            yield feed
+
+    @contextmanager
+    def requester(self) -> Iterator[RankRequester]:
+        with RankRequester(self.where) as requester:
+            yield requester
+
+    def kill_task_manager(self) -> None:
+        """kill -9 of the TaskManager, and of the Python workers that it leaves behind."""
+        for pid in self.stack.pids()["taskmanager"]:
+            os.kill(pid, signal.SIGKILL)
+
+    def kill_redis(self) -> None:
+        for pid in self.stack.pids()["redis"]:
+            os.kill(pid, signal.SIGKILL)
+
+    @property
+    def restarts(self) -> int:
+        return self.stack.job_status(self.job_id).restarts
+
+
+class Reader:
+    """What is appended to some topics from its creation on, by topic. Committed records only."""
+
+    def __init__(self, where: Connections, *names: str) -> None:
+        self._where = where
+        self._consumer = KafkaConsumer(
+            **where.kafka_python(), group_id=None, enable_auto_commit=False, isolation_level="read_committed"
+        )
+        partitions = [
+            TopicPartition(where.topic(name), number)
+            for name in names
+            for number in sorted(self._consumer.partitions_for_topic(where.topic(name)) or ())
+        ]
+        self._consumer.assign(partitions)
+        self._consumer.seek_to_end()
+        for partition in partitions:
+            self._consumer.position(partition)
+        self.records: dict[str, list[Any]] = {name: [] for name in names}
+
+    def until(self, done: Callable[[dict[str, list[Any]]], bool], limit_s: float) -> dict[str, list[Any]]:
+        """Read until the condition holds; an AssertionError after `limit_s`."""
+        deadline = time.monotonic() + limit_s
+        while not done(self.records):
+            assert time.monotonic() < deadline, {name: len(found) for name, found in self.records.items()}
+            for partition, found in self._consumer.poll(timeout_ms=200).items():
+                self.records[partition.topic.removeprefix(self._where.namespace)] += found
+        return self.records
+
+    def close(self) -> None:
+        self._consumer.close(autocommit=False)
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def wait_for(found: Callable[[], T | None], limit_s: float, what: str) -> T:
+    """The first answer that is neither None nor False."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        answer = found()
+        if answer is not None and answer is not False:
+            return answer
+        assert time.monotonic() < deadline, f"{what}: not within {limit_s} s"
+        time.sleep(0.05)
+
+
+def produce(where: Connections, topic: str, records: list[tuple[bytes | None, bytes | None]]) -> list[tuple[int, int]]:
+    """Raw records; where each was stored."""
+    producer = KafkaProducer(**where.kafka_python(), acks="all", linger_ms=0)
+    try:
+        sent = [producer.send(where.topic(topic), key=key, value=value) for key, value in records]
+        producer.flush(timeout=10)
+        return [(one.get().partition, one.get().offset) for one in sent]
+    finally:
+        producer.close(timeout=10)
+
+
+def event(user: str | None, event_type: str = "click", item_id: str | None = None, **more: Any) -> dict[str, Any]:
+    """A valid event that happens now."""
+    body = {
+        "event_id": uuid.uuid4().hex,
+        "session_id": f"session-of-{user}",
+        "ts_ms": int(time.time() * 1000),
+        "schema_version": 2,
+        "event_type": event_type,
+        "user_id": user,
+        "item_id": item_id,
+        "props": {"surface": "home"},
+    }
+    return {name: value for name, value in (body | more).items() if value is not None}
+
+
+def raw(body: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(body)

@@ -1,0 +1,163 @@
+"""Events in, lists out: on a real Kafka, Flink and Redis."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+import msgspec
+import pytest
+
+from client.requests import RankRequester
+from demo.world import load
+from schemas import headers, topics
+from schemas.interaction import decode_interaction
+from schemas.ranking import decode_list
+from tests.e2e.engine import Engine, Reader, event, produce, raw, wait_for
+
+ITEMS = [item.item_id for item in load().items]
+GARBAGE = {
+    "not_json": b"{broken",
+    "not_utf8": b'{"event_id":"\xff\xfe"}',
+    "empty": b"",
+    "not_an_object": b"[1, 2]",
+    "missing_field": raw({"event_type": "click", "schema_version": 2}),
+    "unknown_field": raw(event("x", item_id="i", colour="red")),
+    "wrong_type": raw(event("x", item_id="i", ts_ms="yesterday")),
+    "out_of_range": raw(event("x", item_id="i", ts_ms=-5)),
+    "unknown_type": raw(event("x", "teleport", "i")),
+    "unknown_version": raw(event("x", item_id="i", schema_version=7)),
+    "too_deep": b'{"a":' * 6_000,
+    "too_large": raw(event("x", item_id="i", props={"surface": "h" * 70_000})),
+}
+
+
+def new_user(name: str) -> str:
+    return f"{name}-{uuid.uuid4().hex[:8]}"
+
+
+def test_a_click_becomes_a_list_in_redis_and_on_kafka(engine: Engine) -> None:
+    user = new_user("clicker")
+    names = (topics.RANKED_FEED, topics.RANKED_FEED_LATEST, topics.FEATURES, topics.INTERACTIONS)
+    with Reader(engine.where, *names) as reader, engine.events() as events, engine.feed() as feed:
+        token = events.send(raw(event(user, item_id=ITEMS[7])))
+        answer = feed.get(user, k=20, at_least=token.event_id, wait_ms=10_000)
+        found = reader.until(lambda records: all(records[name] for name in names), limit_s=30)
+    assert (answer.met, answer.fallback) == (True, None)
+    assert len(set(answer.items)) == 20
+    assert answer.receipt is not None
+    assert answer.receipt.freshness.last_event_id == token.event_id
+    on_kafka = decode_list(found[topics.RANKED_FEED][0].value)
+    assert (on_kafka.key, on_kafka.surface, on_kafka.trigger) == (f"u:{user}", "home", "click")
+    assert [item.item_id for item in on_kafka.items[:20]] == answer.items
+    interaction = decode_interaction(found[topics.INTERACTIONS][0].value)
+    assert (interaction.event_no, interaction.event.event_id) == (1, token.event_id)
+
+
+def test_bad_input_is_kept_with_its_reason_and_good_events_are_served(engine: Engine) -> None:
+    user = new_user("careful")
+    with Reader(engine.where, topics.EVENTS_DLQ) as reader, engine.events() as events, engine.feed() as feed:
+        key = f"u:{user}".encode()
+        good: list[str] = []
+        for value in GARBAGE.values():
+            produce(engine.where, topics.EVENTS, [(key, value)])
+            good.append(events.send(raw(event(user, item_id=ITEMS[3]))).event_id)
+        answer = feed.get(user, at_least=good[-1], wait_ms=10_000)
+        letters = reader.until(lambda records: len(records[topics.EVENTS_DLQ]) >= len(GARBAGE), limit_s=30)
+    assert answer.met
+    assert answer.receipt is not None
+    assert answer.receipt.freshness.event_no == len(good)
+    by_reason = {
+        dict(letter.headers)[headers.REASON].decode(): (letter.value, letter.key)
+        for letter in letters[topics.EVENTS_DLQ]
+    }
+    assert by_reason == {reason: (value, key) for reason, value in GARBAGE.items()}
+    assert engine.restarts == 0
+
+
+@pytest.mark.parametrize("key", [None, b"", b"alice", b"u:somebody-else", b"\xff\xfe", b"s:"])
+def test_a_record_under_a_wrong_key_is_served_all_the_same(engine: Engine, key: bytes | None) -> None:
+    user = new_user("lost")
+    body = event(user, item_id=ITEMS[11])
+    with engine.feed() as feed:
+        stored = produce(engine.where, topics.EVENTS, [(key, raw(body))])[0]
+        answer = feed.get(user, at_least=stored, wait_ms=10_000)
+    assert answer.met
+    assert answer.receipt is not None
+    assert answer.receipt.freshness.last_event_id == body["event_id"]
+
+
+def test_who_waits_for_a_rejected_or_repeated_event_is_told_at_once(engine: Engine) -> None:
+    user = new_user("waiting")
+    with engine.events() as events, engine.feed() as feed:
+        first = event(user, item_id=ITEMS[5])
+        token = events.send(raw(first))
+        assert feed.get(user, at_least=token.event_id, wait_ms=10_000).met
+        again = produce(engine.where, topics.EVENTS, [(f"u:{user}".encode(), raw(first))])[0]
+        refused = produce(engine.where, topics.EVENTS, [(f"u:{user}".encode(), b"nonsense")])[0]
+        reasons = [feed.get(user, at_least=place, wait_ms=10_000).fallback for place in (again, refused)]
+    assert reasons == ["duplicate", "not_json"]
+
+
+def test_what_was_done_before_the_login_counts_after_it(engine: Engine) -> None:
+    user, session = new_user("member"), uuid.uuid4().hex
+    with engine.events() as events, engine.feed() as feed:
+        for item_id in ITEMS[:3]:
+            last = events.send(raw(event(None, item_id=item_id, session_id=session)))
+        assert feed.get(None, session_id=session, at_least=last.event_id, wait_ms=10_000).met
+        events.send(raw(event(user, "login", session_id=session)))
+        merged = wait_for(
+            lambda: (
+                (answer := feed.get(user)).freshness is not None
+                and len(answer.freshness.recent) == 4
+                and answer.freshness
+            ),
+            limit_s=30,
+            what="the anonymous actions under the user's key",
+        )
+    assert merged.event_no == 1
+
+
+def test_a_request_ranks_the_callers_candidates_and_events_rerank_them(engine: Engine) -> None:
+    user, candidates = new_user("asker"), ITEMS[100:110]
+    with RankRequester(engine.where) as requester, engine.events() as events, engine.feed() as feed:
+        asked = requester.rank_feed(user, candidates, k=5, surface="cart", session_id="s", timeout_ms=10_000)
+        token = events.send(raw(event(user, item_id=candidates[0], props={"surface": "cart"})))
+        later = feed.get(user, "cart", k=10, at_least=token.event_id, wait_ms=10_000)
+    assert len(asked.items) == 5
+    assert {item.item_id for item in asked.items} <= set(candidates)
+    assert sorted(later.items) == sorted(candidates)
+
+
+def test_an_item_out_of_stock_leaves_the_lists(engine: Engine) -> None:
+    user = new_user("stock")
+    with engine.events() as events, engine.feed() as feed:
+        token = events.send(raw(event(user, item_id=ITEMS[50])))
+        gone = feed.get(user, at_least=token.event_id, wait_ms=10_000).items[0]
+        item = next(item for item in load().items if item.item_id == gone)
+        produce(
+            engine.where, topics.ITEMS, [(gone.encode(), msgspec.json.encode(msgspec.structs.replace(item, stock=0)))]
+        )
+
+        def left() -> bool:
+            token = events.send(raw(event(user, "search", props={"surface": "home", "query": "shoes"})))
+            return gone not in feed.get(user, at_least=token.event_id, wait_ms=5_000).items
+
+        wait_for(left, limit_s=10, what="an item out of stock left the list")
+        produce(engine.where, topics.ITEMS, [(gone.encode(), msgspec.json.encode(item))])
+
+
+def test_ten_rankings_of_one_user_reach_kafka_in_order(engine: Engine) -> None:
+    user = new_user("busy")
+    with Reader(engine.where, topics.RANKED_FEED) as reader, engine.events() as events, engine.feed() as feed:
+        for item_id in ITEMS[200:210]:
+            last = events.send(raw(event(user, item_id=item_id)))
+            time.sleep(0.03)  # more than the throttle of 20 ms: each of them is ranked
+        assert feed.get(user, at_least=last.event_id, wait_ms=10_000).met
+
+        def mine() -> list[int]:
+            lists = [decode_list(record.value) for record in reader.records[topics.RANKED_FEED]]
+            return [one.list_no for one in lists if one.key == f"u:{user}"]
+
+        reader.until(lambda _: len(mine()) > 0 and mine()[-1] >= 10, limit_s=20)
+    assert mine() == sorted(set(mine()))

@@ -1,0 +1,174 @@
+"""Events to feed in, and hand-written stand-ins for what Flink hands to an operator. No JVM, no pyflink."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from schemas import topics
+from schemas.event import Event, Rejected, parse_event
+from schemas.record import Record
+
+NOW = 1_767_225_600_000  # 2026-01-01T00:00:00Z
+SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
+
+_DEFAULT_PROPS: dict[str, dict[str, Any]] = {
+    "view": {"dwell_ms": 6_000},
+    "scroll": {"depth_pct": 40},
+    "purchase": {"order_id": "o1", "items": [{"item_id": "i1"}]},
+    "return": {"order_id": "o1", "items": [{"item_id": "i1"}]},
+    "search": {"query": "trail shoes"},
+    "follow": {"target": "running"},
+}
+_WITHOUT_ITEM = {"purchase", "return", "search", "follow", "login", "logout", "scroll"}
+_made = 0
+
+
+def body(kind: str = "click", item: str | None = "i1", **fields: Any) -> dict[str, Any]:
+    """A valid event as a dict, with a fresh event_id. `props` are added to those that the type needs; None removes a field."""
+    global _made
+    _made += 1
+    found: dict[str, Any] = {
+        "event_id": f"e-{_made}",
+        "session_id": "s1",
+        "user_id": "alice",
+        "event_type": kind,
+        "ts_ms": NOW,
+        "schema_version": 2,
+        "props": _DEFAULT_PROPS.get(kind, {}) | fields.pop("props", {}),
+    }
+    if kind not in _WITHOUT_ITEM:
+        found["item_id"] = item
+    found |= fields
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def raw(kind: str = "click", item: str | None = "i1", **fields: Any) -> bytes:
+    return msgspec.json.encode(body(kind, item, **fields))
+
+
+def event(kind: str = "click", item: str | None = "i1", **fields: Any) -> Event:
+    parsed = parse_event(raw(kind, item, **fields))
+    assert not isinstance(parsed, Rejected), parsed
+    return parsed
+
+
+_offset = 0
+
+
+def record(value: bytes | None, key: str | None = "u:alice", topic: str = topics.EVENTS, **fields: Any) -> Record:
+    """A record at the next offset of partition 3, appended at NOW unless said otherwise."""
+    global _offset
+    _offset += 1
+    return Record(**({"topic": topic, "key": key, "value": value, "partition": 3, "offset": _offset, "append_ms": NOW} | fields))
+
+
+class FakeValueState:
+    """A ValueState that counts its uses."""
+
+    def __init__(self) -> None:
+        self.stored: Any = None
+        self.reads = self.writes = 0
+
+    def value(self) -> Any:
+        self.reads += 1
+        return self.stored
+
+    def update(self, value: Any) -> None:
+        self.writes += 1
+        self.stored = value
+
+    def clear(self) -> None:
+        self.stored = None
+
+
+class FakeBroadcastState:
+    def __init__(self) -> None:
+        self.entries: dict[str, str] = {}
+
+    def get(self, key: str) -> str | None:
+        return self.entries.get(key)
+
+    def put(self, key: str, value: str) -> None:
+        self.entries[key] = value
+
+
+class FakeTimerService:
+    def __init__(self) -> None:
+        self.timers: set[int] = set()
+
+    def register_processing_time_timer(self, at_ms: int) -> None:
+        self.timers.add(at_ms)
+
+
+class FakeContext:
+    """Context of an element, a timer or a broadcast element, of one key."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.timers = FakeTimerService()
+        self.broadcast = FakeBroadcastState()
+
+    def get_current_key(self) -> str:
+        return self.key
+
+    def timer_service(self) -> FakeTimerService:
+        return self.timers
+
+    def get_broadcast_state(self, descriptor: Any) -> FakeBroadcastState:
+        return self.broadcast
+
+
+class FakeCounter:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def inc(self, times: int = 1) -> None:
+        self.count += times
+
+
+class FakeMetricGroup:
+    def __init__(self) -> None:
+        self.counters: dict[str, FakeCounter] = {}
+
+    def counter(self, name: str) -> FakeCounter:
+        return self.counters.setdefault(name, FakeCounter())
+
+    def counts(self) -> dict[str, int]:
+        return {name: counter.count for name, counter in self.counters.items()}
+
+
+class FakeRuntimeContext:
+    def __init__(self) -> None:
+        self.state = FakeValueState()
+        self.metrics = FakeMetricGroup()
+
+    def get_state(self, descriptor: Any) -> FakeValueState:
+        return self.state
+
+    def get_metrics_group(self) -> FakeMetricGroup:
+        return self.metrics
+
+
+class FakeClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
+    """Wait for a condition, with a limit."""
+    give_up = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < give_up, "the condition did not come true in time"
+        time.sleep(0.002)

@@ -1,0 +1,90 @@
+"""Run `personalise` on a MiniCluster with events from a SQL VALUES clause; print its plan and what came out as one JSON line.
+
+A program of its own, because the JVM must be started with the paths that embedded Python needs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+
+import msgspec
+from pyflink.common.typeinfo import Types
+from pyflink.datastream import StreamExecutionEnvironment
+from pyflink.table import StreamTableEnvironment
+
+from jobs.flink import keyed_on_jvm, use_thread_mode
+from jobs.personalise import MAX_PARALLELISM, Settings, build
+from jobs.streams import INPUT_TYPE
+from schemas.connections import Connections
+from udfs.rank_candidates import RankSettings
+
+# Records appended long ago would be caught up on, and ranked later than this bounded job lives.
+_AHEAD_MS = 60_000
+
+EVENTS = [
+    (
+        "u:alice",
+        {
+            "event_id": "e1",
+            "user_id": "alice",
+            "event_type": "click",
+            "item_id": "shoe-0",
+            "ts_ms": int(time.time() * 1000),
+        },
+    ),
+    (
+        "u:alice",
+        {
+            "event_id": "e1",
+            "user_id": "alice",
+            "event_type": "click",
+            "item_id": "shoe-0",
+            "ts_ms": int(time.time() * 1000),
+        },
+    ),
+    (
+        "u:bob",
+        {
+            "event_id": "e2",
+            "user_id": "carol",
+            "event_type": "click",
+            "item_id": "shoe-1",
+            "ts_ms": int(time.time() * 1000),
+        },
+    ),
+    ("p:events:0", None),
+]
+
+
+def main(bundles: str) -> None:
+    env = StreamExecutionEnvironment.get_execution_environment()
+    env.set_parallelism(1)
+    env.set_max_parallelism(MAX_PARALLELISM)
+    use_thread_mode(env)
+    tables = StreamTableEnvironment.create(env)
+    rows = []
+    for offset, (key, body) in enumerate(EVENTS):
+        value = "nonsense" if body is None else json.dumps({"session_id": "s", "schema_version": 2, **body})
+        rows.append(f"('{key}', '{value}', {offset})")
+    query = tables.sql_query(
+        f"""SELECT k, ROW('events', k, CAST(v AS BYTES), 0, CAST(o AS BIGINT), CAST({int(time.time() * 1000) + _AHEAD_MS} AS BIGINT),
+            CAST(NULL AS STRING), CAST(NULL AS STRING), CAST(NULL AS STRING), CAST(NULL AS STRING)) AS r
+            FROM (VALUES {", ".join(rows)}) AS t(k, v, o)"""
+    )
+    control = env.from_collection([(b"{}",)], Types.ROW([Types.PRIMITIVE_ARRAY(Types.BYTE())]))
+    # Nobody answers there: lists must come out all the same, flagged.
+    nowhere = Connections(brokers="127.0.0.1:1", redis_url="redis://127.0.0.1:1/0")
+    settings = Settings(RankSettings(bundles), state_epoch=1, bundle=None)
+    outputs = build(keyed_on_jvm(tables, query, INPUT_TYPE), control, nowhere, settings)
+    everything = outputs.ranked.union(outputs.records, outputs.exact)
+    result = {"plan": json.loads(env.get_execution_plan())}
+    with everything.execute_and_collect() as collected:
+        result["records"] = [[row[0], bytes(row[1]).decode(), bytes(row[2]).decode()] for row in collected]
+    print(msgspec.json.encode(result).decode())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else tempfile.gettempdir())

@@ -1,0 +1,112 @@
+"""Featurise and vocabulary: what the graphs are fed, against plain reckoning."""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+import pytest
+
+from models.featurise import HOUR_MS, calendar, counters, history_anchor_ms, tokens
+from models.samples import NOW_MS, sample_states
+from models.vocabulary import GLOBAL, Vocabulary, build_vocabulary, decode_vocabulary, encode_vocabulary
+from schemas.items import Item
+from schemas.user_state import QUERY_MARK, TARGET_MARK, Sequence, UserState
+
+
+def vocabulary() -> Vocabulary:
+    return build_vocabulary(
+        Item(item_id=f"{sub}-{number}", title=f"{adjective} {noun}", category=category, subcategory=sub, price=10.0)
+        for category, sub, noun in (
+            ("sports", "running-shoes", "trainers"),
+            ("videos", "running", "marathon diary"),
+            ("videos", "cooking", "pasta night"),
+        )
+        for number, adjective in enumerate(("Easy", "Grand"))
+    )
+
+
+def test_rows_are_padding_global_groups_items() -> None:
+    found = vocabulary()
+    assert found.ids[:4] == ["<padding>", "<global>", "sports", "videos"]
+    assert found.ids[4:7] == ["running-shoes", "running", "cooking"]
+    assert [found.row(item_id) for item_id in found.data.items] == list(range(7, 13))
+    assert found.category_row[found.row("running-0")] == found.ids.index("videos")
+    assert found.subcategory_row[found.row("running-0")] == found.ids.index("running")
+
+
+@pytest.mark.parametrize(
+    ("token", "names"),
+    [
+        (QUERY_MARK + "Best running shoes!", "running-shoes"),
+        (QUERY_MARK + "new running", "running"),
+        (QUERY_MARK + "pasta", "cooking"),
+        (QUERY_MARK + "qwertz", "<global>"),
+        (QUERY_MARK + "", "<global>"),
+        (TARGET_MARK + "running", "running"),
+        (TARGET_MARK + "videos", "videos"),
+        (TARGET_MARK + "some-seller", "<global>"),
+        ("no-such-item", "<global>"),
+    ],
+)
+def test_what_is_no_known_item_goes_down_the_chain(token: str, names: str) -> None:
+    found = vocabulary()
+    assert found.ids[found.row(token)] == names
+
+
+def test_an_unknown_item_takes_the_group_the_shop_describes() -> None:
+    found = vocabulary()
+    described = {"a": ("cooking", "videos"), "b": ("unheard-of", "videos"), "c": ("unheard-of", None), "d": (None, None)}
+    rows = found.rows(["a", "b", "c", "d", "e", "running-0"], described.get)
+    assert [found.ids[row] for row in rows] == ["cooking", "videos", "<global>", "<global>", "<global>", "running-0"]
+    assert [found.level(row) for row in rows] == ["subcategory", "category", "global", "global", "global", "item"]
+
+
+def test_vocabulary_survives_storage() -> None:
+    found = vocabulary()
+    again = decode_vocabulary(encode_vocabulary(found))
+    assert again.data == found.data
+    assert again.ids == found.ids
+
+
+def test_an_empty_sequence_is_one_padding_token_of_length_0() -> None:
+    found = tokens(Sequence([], b"", array("q")), NOW_MS, vocabulary())
+    assert found.length == 0
+    assert found.rows.tolist() == [0]
+
+
+def test_elapsed_hours_are_against_the_anchor_and_never_negative() -> None:
+    sequence = Sequence(["running-0", "gone", "cooking-1"], bytes([2, 0x41, 3]), array("q", [NOW_MS - HOUR_MS, NOW_MS, NOW_MS + 5]))
+    found = tokens(sequence, NOW_MS, vocabulary())
+    assert found.actions.tolist() == [2, 0x41, 3]
+    assert found.rows[1] == GLOBAL
+    np.testing.assert_allclose(found.log_hours, [np.log(2), 0, 0], rtol=1e-6)
+
+
+def test_counters_agree_with_the_state() -> None:
+    """Contract: log(1 + n) of UserState.counts, beyond the nibble too; unknown items and groups have none."""
+    found = vocabulary()
+    rows = np.array([*range(1, found.size), found.size - 1], dtype=np.int32)
+    for state in sample_states(found, 50):
+        got = counters(state, rows, found)
+        for row, values in zip(rows, got):
+            wanted = state.counts(found.ids[row]) if found.is_item(int(row)) else (0, 0, 0, 0)
+            np.testing.assert_allclose(values, np.log1p(wanted), rtol=1e-6)
+
+
+def test_counters_of_nobody_and_of_nothing() -> None:
+    found = vocabulary()
+    assert counters(UserState(), np.array([8], np.int32), found).tolist() == [[0, 0, 0, 0]]
+    assert counters(UserState(), np.zeros(0, np.int32), found).shape == (0, 4)
+
+
+def test_calendar() -> None:
+    assert calendar(1_768_938_120_000) == (19, 1, 2)  # Tuesday 2026-01-20, 19:42 UTC
+    assert calendar(0) == (0, 3, 0)  # Thursday 1970-01-01
+
+
+def test_the_anchor_stays_put_for_a_session() -> None:
+    state = UserState()
+    assert history_anchor_ms(state, 5 * HOUR_MS + 17) == 5 * HOUR_MS
+    state.session_start_ms, state.tail.session_last_ms = 1234, 1234
+    assert history_anchor_ms(state, 5 * HOUR_MS) == history_anchor_ms(state, 6 * HOUR_MS) == 1234

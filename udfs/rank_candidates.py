@@ -1,0 +1,316 @@
+"""RankCandidates: the async operator that turns a user's state into ranked lists. Process mode.
+
+One task in, and out come the records of one event: a list per surface, the session features, the answer to a request. Before
+they leave, all of it has been written to Redis in one round trip. A user's tasks keep their order; a task whose surfaces are
+all waited for by a newer task of the same user is skipped. Nothing here may raise or be cancelled: either would hang the
+bundle; what goes wrong becomes a named fallback and a counter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import OrderedDict
+from typing import Any
+
+import msgspec
+import onnxruntime
+from pyflink.common import Row
+from pyflink.datastream.functions import AsyncFunction, RuntimeContext
+
+from models.store import BundleStore, LoadedBundle
+from schemas import topics
+from schemas.connections import Connections
+from schemas.keys import features_redis_key, list_redis_key, popular_redis_key
+from schemas.ranking import (
+    RankedItem,
+    RankedList,
+    RankResponse,
+    RankTask,
+    Receipt,
+    SessionFeatures,
+    decode_task,
+    encode_json,
+)
+from schemas.record import TopicRecord
+from schemas.redis_layout import FEATURES_FIELD, LIST_FIELD, LIST_TTL_MS, Entry, cas_arguments, version
+from schemas.user_state import QUERY_MARK, TARGET_MARK, UserState, action_name, decode
+from udfs.breaker import Breaker
+from udfs.logic.sessions import freshness
+from udfs.logic.slate import Slate, explain, rank
+from udfs.outputs import Counters, to_row
+from udfs.redis_writer import RedisWriter
+from udfs.replica import ItemsReplica
+from udfs.runner import Busy, NoThreadLeft, Runner, TimedOut
+
+log = logging.getLogger(__name__)
+
+UID = "rank-candidates"
+
+
+class RankSettings(msgspec.Struct, frozen=True):
+    """Limits of a ranking. Times in ms."""
+
+    bundles: str = ""  # folder of bundle folders; empty: those shipped with the code
+    candidates: int = 200
+    k: int = 50
+    model_limit_ms: int = 50
+    explain_limit_ms: int = 2_000
+    redis_limit_ms: int = 50
+    cache_mb: int = 128
+    last_good_lists: int = 5_000
+    popular_every_s: float = 30.0
+    policy: str = "1"
+
+
+class RankCandidates(AsyncFunction):
+    """Recall, filter, encode, score, cut; then Redis; then the records."""
+
+    def __init__(self, connections: Connections, settings: RankSettings) -> None:
+        self._connections, self._settings = connections, settings
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        self._counters = Counters(runtime_context.get_metrics_group())
+        self._replica = ItemsReplica(self._connections)
+        self._bundles = BundleStore(self._settings.bundles, self._settings.cache_mb, self._replica.groups_of)
+        self._replica.start()
+        self._runner = Runner(onnxruntime.RunOptions)
+        self._breaker = Breaker(failures=5, rest_s=1.0, clock=time.monotonic)
+        self._redis: RedisWriter | None = None
+        self._newest: dict[tuple[str, str], int] = {}
+        self._last_of_user: dict[str, asyncio.Future[None]] = {}
+        self._last_good: OrderedDict[tuple[str, str], list[RankedItem]] = OrderedDict()
+        self._popular_at: dict[str, float] = {}
+
+    def close(self) -> None:
+        self._replica.stop()
+        self._runner.close()
+
+    async def async_invoke(self, value: bytes) -> list[Row]:
+        try:
+            return [to_row(record, self._connections.namespace) for record in await self._rank(decode_task(value))]
+        except BaseException as error:  # see the module's docstring
+            self._counters.add("tasks_failed")
+            log.exception("a ranking task failed: %s", type(error).__name__)
+            return []
+
+    async def _rank(self, task: RankTask) -> list[TopicRecord]:
+        if self._redis is None:  # the clients of the event loop can only be made on it
+            self._redis = RedisWriter(self._connections.redis_url, self._settings.redis_limit_ms / 1000)
+        before, turn = self._last_of_user.get(task.key), asyncio.get_running_loop().create_future()
+        self._last_of_user[task.key] = turn
+        # An explanation is not published: it makes no list superfluous.
+        published = [] if task.request is not None and task.request.explain else task.surfaces
+        try:
+            for surface in published:
+                self._newest[task.key, surface] = task.list_no
+            # Let the tasks that arrived together register first: the newest of a user makes the older ones superfluous.
+            await asyncio.sleep(0)
+            return await self._rank_in_turn(task, before)
+        finally:
+            try:
+                await _settled(before)  # a task that was skipped or failed must not let the next one overtake the one before
+            finally:
+                turn.set_result(None)
+            if self._last_of_user.get(task.key) is turn:
+                del self._last_of_user[task.key]
+            for surface in published:
+                if self._newest.get((task.key, surface)) == task.list_no:
+                    del self._newest[task.key, surface]
+
+    async def _rank_in_turn(self, task: RankTask, before: asyncio.Future[None] | None) -> list[TopicRecord]:
+        if self._superseded(task):
+            self._counters.add("rankings_superseded")
+            return []
+        started = time.perf_counter()
+        state = decode(task.state)
+        bundle = self._bundle(task)
+        lists = [await self._list(task, state, bundle, surface, started) for surface in task.surfaces]
+        await _settled(before)
+        if task.request is not None and task.request.explain:
+            return [_response(lists[0])]
+        features = _features(task, state)
+        features_body = encode_json(features)
+        reached = await self._write(task, features_body, lists)
+        if not reached:
+            self._counters.add("redis_failures")
+            lists = [msgspec.structs.replace(one, degraded=[*one.degraded, "redis"]) for one in lists]
+        records = [TopicRecord(topics.FEATURES, task.key.encode(), features_body)]
+        for one in lists:
+            body = encode_json(one)
+            record_key = f"{task.key}|{one.surface}".encode()
+            records.append(TopicRecord(topics.RANKED_FEED, record_key, body))
+            records.append(TopicRecord(topics.RANKED_FEED_LATEST, record_key, body))
+        if task.request is not None:
+            records.append(_response(lists[0]))
+        return records
+
+    def _superseded(self, task: RankTask) -> bool:
+        if task.request is not None or not task.surfaces:
+            return False
+        return all(self._newest.get((task.key, surface), 0) > task.list_no for surface in task.surfaces)
+
+    def _bundle(self, task: RankTask) -> LoadedBundle:
+        bundle, wanted = self._bundles.get(task.bundle)
+        if not wanted:
+            self._counters.add("bundle_fallbacks")
+        return bundle
+
+    async def _list(
+        self, task: RankTask, state: UserState, bundle: LoadedBundle, surface: str, started: float
+    ) -> RankedList:
+        request = task.request
+        requested = request.candidates if request is not None else None
+        if requested is None:
+            requested = state.tail.candidates.get(surface) or None
+        k = request.k if request is not None else self._settings.k
+        slate, fallback = await self._slate(task, state, bundle, surface, k, requested)
+        slate.stage_ms["total"] = round((time.perf_counter() - started) * 1000, 3)
+        self._counters.add("lists")
+        if fallback is None:
+            self._remember(task.key, surface, slate.items)
+        else:
+            self._counters.add(f"fallback_{fallback}")
+        receipt = Receipt(
+            freshness=freshness(state),
+            bundle=bundle.version,
+            ranker=bundle.name,
+            policy=self._settings.policy,
+            items_offsets=dict(self._replica.offsets),
+            arms={},
+            stage_ms=slate.stage_ms,
+            counts=slate.counts,
+            cold_start=slate.cold_start,
+        )
+        return RankedList(
+            list_id=_list_id(task, surface, slate.items),
+            key=task.key,
+            surface=surface,
+            state_epoch=task.state_epoch,
+            list_no=task.list_no,
+            created_ms=int(time.time() * 1000),
+            items=slate.items,
+            receipt=receipt,
+            trigger=task.trigger,
+            fallback=fallback,
+            request_id=request.request_id if request is not None else None,
+        )
+
+    async def _slate(
+        self, task: RankTask, state: UserState, bundle: LoadedBundle, surface: str, k: int, requested: list[str] | None
+    ) -> tuple[Slate, str | None]:
+        """The ranker's list; or the last good one, or the popular one, and why."""
+        wants_why = task.request is not None and task.request.explain
+
+        def work(stop: Any) -> Slate:
+            slate = rank(
+                state,
+                bundle,
+                self._replica.unavailable,
+                bundle.history_encoder(task.key, task.now_ms, stop),
+                surface=surface,
+                k=k,
+                limit=self._settings.candidates,
+                now_ms=task.now_ms,
+                stop=stop,
+                requested=requested,
+            )
+            if wants_why:
+                history = bundle.history_encoder(task.key, task.now_ms, stop)(state)
+                slate.items = explain(state, bundle, history, slate.items, task.now_ms, surface, stop)
+            return slate
+
+        if self._breaker.is_open:
+            return self._fall_back(task.key, surface, bundle, k, requested), "model_breaker"
+        limit_ms = self._settings.explain_limit_ms if wants_why else self._settings.model_limit_ms
+        try:
+            slate = await self._runner.run(work, limit_ms / 1000)
+        except Busy:  # no sign that the model is sick: the breaker hears nothing of it
+            return self._fall_back(task.key, surface, bundle, k, requested), "model_busy"
+        except TimedOut:
+            reason = "model_timeout"
+        except NoThreadLeft:
+            reason = "model_hangs"
+        except Exception as error:
+            log.exception("ranking failed: %s", type(error).__name__)
+            reason = "model_error"
+        else:
+            self._breaker.succeeded()
+            return slate, None
+        self._breaker.failed()
+        return self._fall_back(task.key, surface, bundle, k, requested), reason
+
+    def _fall_back(self, key: str, surface: str, bundle: LoadedBundle, k: int, requested: list[str] | None) -> Slate:
+        """The last good list of this surface, or the popular items; the caller's candidates by popularity."""
+        unavailable = self._replica.unavailable
+        if requested is not None:
+            items = bundle.popular_first(requested)
+        else:
+            items = self._last_good.get((key, surface)) or bundle.popular
+        kept = [item for item in items if item.item_id not in unavailable][:k]
+        return Slate(kept, {"fallback": len(kept)}, {})
+
+    def _remember(self, key: str, surface: str, items: list[RankedItem]) -> None:
+        self._last_good[key, surface] = items
+        self._last_good.move_to_end((key, surface))
+        if len(self._last_good) > self._settings.last_good_lists:
+            self._last_good.popitem(last=False)
+
+    async def _write(self, task: RankTask, features_body: bytes, lists: list[RankedList]) -> bool:
+        assert self._redis is not None
+        namespace = self._connections.redis_namespace
+        entries = [Entry(features_redis_key(namespace, task.key), FEATURES_FIELD, features_body)]
+        entries += [Entry(list_redis_key(namespace, task.key, one.surface), LIST_FIELD, encode_json(one)) for one in lists]
+        keys, args = cas_arguments(version(task.state_epoch, task.list_no), LIST_TTL_MS, entries)
+        reached = await self._redis.write(keys, args)
+        for one in lists:
+            await self._refresh_popular(namespace, one.surface, one.receipt.bundle)
+        return reached
+
+    async def _refresh_popular(self, namespace: str, surface: str, version: str) -> None:
+        assert self._redis is not None
+        now = time.monotonic()
+        if now - self._popular_at.get(surface, -1e9) < self._settings.popular_every_s:
+            return
+        self._popular_at[surface] = now
+        popular = self._bundles.get(version)[0].popular
+        ids = [item.item_id for item in popular if item.item_id not in self._replica.unavailable][: self._settings.k]
+        await self._redis.set_popular(popular_redis_key(namespace, surface), encode_json(ids))
+
+
+async def _settled(before: asyncio.Future[None] | None) -> None:
+    """Wait for the task before. Not by awaiting its future: who is cancelled while doing so cancels it for everybody."""
+    if before is not None:
+        await asyncio.wait([before])
+
+
+def _response(ranked: RankedList) -> TopicRecord:
+    request_id = ranked.request_id or ""
+    return TopicRecord(topics.RANK_RESPONSES, request_id.encode(), encode_json(RankResponse(request_id, ranked)))
+
+
+def _features(task: RankTask, state: UserState) -> SessionFeatures:
+    session = state.session()
+    return SessionFeatures(
+        key=task.key,
+        state_epoch=task.state_epoch,
+        list_no=task.list_no,
+        updated_ms=state.updated_ms,
+        session_start_ms=state.session_start_ms if state.tail.session_last_ms else None,
+        session_items=[item_id.lstrip(QUERY_MARK + TARGET_MARK) for item_id in session.item_ids],
+        session_actions=[action_name(code) for code in session.actions],
+        session_ts_ms=list(session.ts_ms),
+        history_length=len(state.history_slots),
+        surfaces=list(state.tail.surfaces),
+        freshness=freshness(state),
+    )
+
+
+def _list_id(task: RankTask, surface: str, items: list[RankedItem]) -> str:
+    """The same for the same content under the same number, another for any other."""
+    named = encode_json(
+        [task.key, surface, task.state_epoch, task.list_no, [(item.item_id, item.score) for item in items]]
+    )
+    return hashlib.sha256(named).hexdigest()[:24]

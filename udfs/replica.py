@@ -1,0 +1,100 @@
+"""A copy of the `items` topic in each ranking worker: what is out of stock, in microseconds and without Redis."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import msgspec
+from kafka import KafkaConsumer, TopicPartition
+
+from schemas import topics
+from schemas.connections import Connections
+from schemas.items import Item, decode_item
+
+log = logging.getLogger(__name__)
+
+
+class ItemsReplica:
+    """Filled in the background from the topic's beginning; `ready` once it has caught up with where it ended at start.
+
+    A broken record is skipped and counted: the item stays what it was. A lost broker is waited for.
+    """
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self.unavailable: set[str] = set()
+        self.items: dict[str, Item] = {}
+        self.offsets: dict[int, int] = {}
+        self.ready = threading.Event()
+        self.rejected = 0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="items-replica", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def groups_of(self, item_id: str) -> tuple[str | None, str | None] | None:
+        """(subcategory, category) of an item, for bundles that do not know it; None for an unknown item."""
+        item = self.items.get(item_id)
+        return None if item is None else (item.subcategory, item.category)
+
+    def _follow(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._consume()
+            except Exception as error:  # KafkaError and more: a thread that ended would leave the copy stale for ever
+                log.warning("items replica: %s; trying again in 2 s", type(error).__name__)
+                self._stopped.wait(2)
+
+    def _consume(self) -> None:
+        consumer = KafkaConsumer(
+            **self._connections.kafka_python(), enable_auto_commit=False, group_id=None, auto_offset_reset="earliest"
+        )
+        try:
+            name = self._connections.topic(topics.ITEMS)
+            partitions = [TopicPartition(name, number) for number in sorted(consumer.partitions_for_topic(name) or ())]
+            if not partitions:
+                log.warning("items replica: the topic %s does not exist yet; trying again in 2 s", name)
+                self._stopped.wait(2)
+                return
+            consumer.assign(partitions)
+            for partition in partitions:
+                known = self.offsets.get(partition.partition)
+                if known is None:
+                    consumer.seek_to_beginning(partition)
+                else:
+                    consumer.seek(partition, known + 1)
+            ends = consumer.end_offsets(partitions)
+            while not self._stopped.is_set():
+                for partition, records in consumer.poll(timeout_ms=500, max_records=2_000).items():
+                    for record in records:
+                        self._apply(record.key, record.value)
+                    self.offsets[partition.partition] = records[-1].offset
+                if not self.ready.is_set() and all(consumer.position(one) >= ends[one] for one in partitions):
+                    self.ready.set()
+                time.sleep(0.05)  # a moment's rest lets updates gather: a poll costs more than an item
+        finally:
+            consumer.close()
+
+    def _apply(self, key: bytes | None, value: bytes | None) -> None:
+        item_id = (key or b"").decode(errors="replace")
+        if value is None:
+            self.items.pop(item_id, None)
+            self.unavailable.add(item_id)
+            return
+        try:
+            item = decode_item(value)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self.rejected += 1
+            log.warning("items replica: a record was skipped: %s", error)
+            return
+        self.items[item.item_id] = item
+        if item.stock == 0:
+            self.unavailable.add(item.item_id)
+        else:
+            self.unavailable.discard(item.item_id)

@@ -1,0 +1,110 @@
+"""UpdateUserState: the one operator that owns each user's state. Thread mode, RocksDB.
+
+Key: `u:<user>`, `s:<session>` for the anonymous, `p:<topic>:<partition>` for records without a usable key (no state is kept).
+State: one versioned blob (schemas.user_state), read once and written once per record; cleared 90 days after the last record.
+Late events go to `events-late`, bad ones to `events-dlq`, duplicates are counted; all of it in udfs.logic.records.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from pyflink.common import Row
+from pyflink.common.typeinfo import Types
+from pyflink.datastream import OutputTag
+from pyflink.datastream.functions import KeyedBroadcastProcessFunction, RuntimeContext
+from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
+
+from schemas.control import ActivateBundle, decode_control
+from schemas.ranking import encode_task
+from schemas.record import Record
+from schemas.user_state import decode
+from udfs.logic.records import Outcome, Rules, Stamp, at_timer, handle
+from udfs.outputs import EXACTLY_ONCE_TOPICS, Counters, to_row
+
+UID = "update-user-state"
+CONTROL_STATE = MapStateDescriptor("control", Types.STRING(), Types.STRING())
+_ACTIVE_BUNDLE = "bundle"
+
+
+class UpdateUserState(KeyedBroadcastProcessFunction):
+    """Reads state, calls udfs.logic.records, writes state, emits."""
+
+    def __init__(
+        self, state_epoch: int, bundle: str | None, rules: Rules, records: OutputTag, exact: OutputTag, namespace: str
+    ) -> None:
+        self._state_epoch, self._default_bundle, self._rules = state_epoch, bundle, rules
+        self._records, self._exact, self._namespace = records, exact, namespace
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        _require_thread_mode(runtime_context)
+        # Bytes travel pickled: a plain byte-array state raises when it is empty in thread mode.
+        self._state = runtime_context.get_state(ValueStateDescriptor("user", Types.PICKLED_BYTE_ARRAY()))
+        self._counters = Counters(runtime_context.get_metrics_group())
+        self._stamp: Stamp | None = None
+
+    def process_element(self, value: Row, ctx: Any) -> Iterator[Any]:
+        record = Record(*value)
+        blob = self._state.value()
+        key = ctx.get_current_key()
+        now_ms = int(time.time() * 1000)
+        outcome = handle(decode(blob) if blob else None, key, record, now_ms, self._current_stamp(ctx), self._rules)
+        yield from self._emit(outcome, ctx)
+
+    def on_timer(self, timestamp: int, ctx: Any) -> Iterator[Any]:
+        blob = self._state.value()
+        if not blob:
+            return
+        now_ms = int(time.time() * 1000)
+        outcome = at_timer(
+            decode(blob), ctx.get_current_key(), timestamp, now_ms, self._current_stamp(ctx), self._rules
+        )
+        if outcome is None:
+            self._counters.add("users_cleared", 1)
+            self._state.clear()
+            return
+        yield from self._emit(outcome, ctx)
+
+    def process_broadcast_element(self, value: Row, ctx: Any) -> Iterator[Any]:
+        try:
+            control = decode_control(value[0])
+        except Exception:  # whatever stands on the topic must not stop the job
+            self._counters.add("control_rejected", 1)
+            return
+        if isinstance(control, ActivateBundle):
+            ctx.get_broadcast_state(CONTROL_STATE).put(_ACTIVE_BUNDLE, control.version)
+            self._stamp = Stamp(self._state_epoch, control.version)
+            self._counters.add("bundles_activated", 1)
+        yield from ()
+
+    def _current_stamp(self, ctx: Any) -> Stamp:
+        if self._stamp is None:
+            active = ctx.get_broadcast_state(CONTROL_STATE).get(_ACTIVE_BUNDLE)
+            self._stamp = Stamp(self._state_epoch, active or self._default_bundle)
+        return self._stamp
+
+    def _emit(self, outcome: Outcome, ctx: Any) -> Iterator[Any]:
+        if outcome.store is not None:
+            self._state.update(outcome.store)
+        for timer_ms in outcome.timers_ms:
+            ctx.timer_service().register_processing_time_timer(timer_ms)
+        for name, times in outcome.counted:
+            self._counters.add(name, times)
+        for record in outcome.outputs:
+            yield (
+                (self._exact if record.topic in EXACTLY_ONCE_TOPICS else self._records),
+                to_row(record, self._namespace),
+            )
+        if outcome.task is not None:
+            yield encode_task(outcome.task)
+
+
+def _require_thread_mode(runtime_context: RuntimeContext) -> None:
+    """PyFlink falls back to process mode without a word, and then state costs a round trip each and can crash the worker."""
+    if ".process." in type(runtime_context).__module__:
+        raise RuntimeError(
+            f"{UID} runs in process mode: set python.execution-mode to thread in the job's configuration, "
+            "and see the JobManager's log for why Flink fell back"
+        )
