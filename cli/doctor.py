@@ -66,7 +66,7 @@ def _machine() -> Iterator[Finding]:
     yield Finding("Python", version, None if fits else "use Python 3.10, 3.11 or 3.12")
     kind = f"{platform.system()} {platform.machine()}"
     yield Finding(
-        "machine", kind, None if kind == "Linux x86_64" else "run it in the container image: flink-conf/docker"
+        "machine", kind, None if kind == "Linux x86_64" else "use the container: docker compose run --rm riffle"
     )
     for package, wanted in _WANTED.items():
         found = metadata.version(package)

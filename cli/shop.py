@@ -30,7 +30,8 @@ from schemas.event import Event
 from schemas.keys import USER_PREFIX, user_key
 
 WAIT_MS = 100  # how long the shop waits for a list that has seen the shopper's last act
-_WARM_UP_EVENTS_PER_S = 100
+_WARM_UP_SHOPPERS = 40
+_WARM_UP_EVENTS_PER_S = 150
 _SHOW_EVERY_S = 0.5
 _LINE_EVERY_S = 5.0
 
@@ -150,7 +151,7 @@ def summary(shop: Shop, watch: Watch) -> dict[str, object]:
 
 def _warm_up(shop: Shop, watch: Watch) -> None:
     """What the shoppers did before: the job gets to know them, and the JVM compiles its hot code."""
-    past = list(shop.traffic.past(int(time.time() * 1000)))
+    past = list(shop.traffic.past(int(time.time() * 1000), shoppers=_WARM_UP_SHOPPERS))
     with Progress(console=err, transient=True) as progress:
         task = progress.add_task("Sending what the shoppers did before", total=len(past))
         begun = time.monotonic()

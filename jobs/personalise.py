@@ -9,6 +9,7 @@ control ─ broadcast ───────────────────�
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -18,9 +19,12 @@ from pyflink.datastream import DataStream, KeyedStream, OutputTag, StreamExecuti
 
 from jobs.flink import rank_async, use_thread_mode
 from jobs.streams import OUTPUT_TYPE, Streams
+from models.bundle import BundleError, latest, read_manifest
+from models.store import SHIPPED
 from schemas import topics
 from schemas.connections import Connections
 from udfs.logic.records import Rules
+from udfs.outputs import EXACTLY_ONCE_TOPICS
 from udfs.rank_candidates import UID as RANK_CANDIDATES
 from udfs.rank_candidates import RankCandidates, RankSettings
 from udfs.update_user_state import CONTROL_STATE, UpdateUserState
@@ -28,6 +32,17 @@ from udfs.update_user_state import UID as UPDATE_USER_STATE
 
 NAME = "personalise"
 MAX_PARALLELISM = 2048  # fixed for the life of a deployment: key groups are counted in it
+
+RANKED_TOPICS = (topics.RANKED_FEED, topics.RANKED_FEED_LATEST, topics.RANK_RESPONSES, topics.FEATURES)
+RECORDS_TOPICS = (
+    topics.EVENTS_DLQ,
+    topics.EVENTS_LATE,
+    topics.RANK_RESPONSES,
+    topics.EVENTS,  # put back under another key
+    topics.RANK_REQUESTS,
+    topics.RANKED_FEED_LATEST,  # without a value, of users who are forgotten
+    topics.FEATURES,
+)
 
 _BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
 RECORDS = OutputTag("records", OUTPUT_TYPE)
@@ -79,6 +94,7 @@ def main(
     parallelism: int = typer.Option(0, help="Parallel subtasks; 0 takes the cluster's default."),
 ) -> None:
     """Submit the personalise job: `flink run -py jobs/personalise.py ...`, see the README."""
+    _require_bundle(Path(bundles) if bundles else SHIPPED, bundle)
     connections = Connections.from_environment()
     connections = msgspec.structs.replace(connections, brokers=brokers, redis_url=redis_url, namespace=namespace)
     env = StreamExecutionEnvironment.get_execution_environment()
@@ -94,26 +110,20 @@ def main(
         connections,
         settings,
     )
-    streams.write(
-        outputs.ranked,
-        "ranked",
-        [topics.RANKED_FEED, topics.RANKED_FEED_LATEST, topics.RANK_RESPONSES, topics.FEATURES],
-    )
-    streams.write(
-        outputs.records,
-        "records",
-        [
-            topics.EVENTS_DLQ,
-            topics.EVENTS_LATE,
-            topics.RANK_RESPONSES,
-            topics.EVENTS,
-            topics.RANK_REQUESTS,
-            topics.IDENTITY,
-        ],
-    )
-    streams.write(outputs.exact, "exact", [topics.INTERACTIONS, topics.IDENTITY], exactly_once=True)
+    streams.write(outputs.ranked, "ranked", RANKED_TOPICS)
+    streams.write(outputs.records, "records", RECORDS_TOPICS)
+    streams.write(outputs.exact, "exact", sorted(EXACTLY_ONCE_TOPICS), exactly_once=True)
     streams.attach()
     env.execute(NAME)
+
+
+def _require_bundle(folder: Path, version: str) -> None:
+    """Refuse a bundle that no worker could load before the job starts. A folder that only the workers have is theirs to check."""
+    if folder.is_dir():
+        try:
+            read_manifest(folder / (version or latest(folder)))
+        except BundleError as error:
+            raise typer.BadParameter(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Assemble: statistics and a trained ranker as the files of a bundle. No torch here: weights come as arrays.
 
-    popularity_files      vocabulary, popularity, retrieval tables: what every bundle has
-    dual_sequence_files   those, and item vectors, weights and graphs
-    variant               another version of a bundle with slightly different vectors: for hot-swap tests
+popularity_files      vocabulary, popularity, retrieval tables: what every bundle has
+dual_sequence_files   those, and item vectors, weights and graphs
+variant               another version of a bundle with slightly different vectors: for hot-swap tests
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def manifest(version: str, ranker: str, **more: Any) -> Manifest:
     )
 
 
-def popularity_files(vocabulary: Vocabulary, knowledge: ItemKnowledge, embedding: Array | None = None) -> dict[str, bytes]:
+def popularity_files(
+    vocabulary: Vocabulary, knowledge: ItemKnowledge, embedding: Array | None = None
+) -> dict[str, bytes]:
     items = np.arange(vocabulary.first_item, vocabulary.size)
     by_popularity = items[np.argsort(-knowledge.popularity[items], kind="stable")]
     by_quality = items[np.argsort(-knowledge.quality[items], kind="stable")]

@@ -134,10 +134,13 @@ def read_manifest(folder: Path) -> Manifest:
     if manifest.ranker not in _FILES:
         raise BundleError(f"bundle {folder} has the ranker {manifest.ranker!r}; known: {', '.join(_FILES)}")
     if set(manifest.files) != set(_FILES[manifest.ranker]):
-        raise BundleError(f"bundle {folder} names the files {sorted(manifest.files)}; expected {sorted(_FILES[manifest.ranker])}")
+        raise BundleError(
+            f"bundle {folder} names the files {sorted(manifest.files)}; expected {sorted(_FILES[manifest.ranker])}"
+        )
     if manifest.feature_versions != FEATURE_VERSIONS:
         raise BundleError(
-            f"bundle {manifest.version} was made for the features {manifest.feature_versions}; this release computes {FEATURE_VERSIONS}"
+            f"bundle {manifest.version} was made for the features {manifest.feature_versions}; "
+            f"this release computes {FEATURE_VERSIONS}"
         )
     return manifest
 
@@ -191,12 +194,18 @@ def _check_shapes(bundle: Bundle) -> None:
     for name in ("embedding", "statics", "popularity", "neighbours"):
         rows = len(getattr(bundle, name))
         if rows != size:
-            raise BundleError(f"bundle {bundle.version} does not fit together: {name} has {rows} rows, the vocabulary {size}")
+            raise BundleError(
+                f"bundle {bundle.version} does not fit together: {name} has {rows} rows, the vocabulary {size}"
+            )
     for name in ("neighbours", "popular", "popular_in_group"):
         rows = getattr(bundle, name)
         if rows.size and not 0 <= rows.min() <= rows.max() < size:
-            raise BundleError(f"bundle {bundle.version} does not fit together: {name} names rows outside the vocabulary")
+            raise BundleError(
+                f"bundle {bundle.version} does not fit together: {name} names rows outside the vocabulary"
+            )
     if bundle.ranker == DUAL_SEQUENCE:
         width, expected = bundle.embedding.shape[1], bundle.manifest.config.get("dim")
         if width != expected:
-            raise BundleError(f"bundle {bundle.version} does not fit together: embedding is {width} wide, the config says {expected}")
+            raise BundleError(
+                f"bundle {bundle.version} does not fit together: embedding is {width} wide, the config says {expected}"
+            )

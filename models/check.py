@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from models.bundle import Bundle
@@ -28,25 +31,29 @@ def check(bundle: Bundle, ranker: DualSequenceRanker, count: int = 1_000) -> flo
         rows = rng.integers(1, bundle.vocabulary.size, size).astype(np.int32)
         served = scorer.score(state, encode_state_history(scorer, state, NOW_MS), rows, NOW_MS, "home")
         if len(served) != size or not np.isfinite(served).all():
-            raise AssertionError(f"sample {number}: {len(served)} scores of {size} candidates, or one that is not finite")
+            raise AssertionError(
+                f"sample {number}: {len(served)} scores of {size} candidates, or one that is not finite"
+            )
         if size:
             wanted = torch_logits(bundle, ranker, state, rows) @ weights
             worst = max(worst, float(np.abs(served - wanted).max()))
             if worst > TOLERANCE:
-                raise AssertionError(f"sample {number}: torch and onnxruntime differ by {worst:.2e}, more than {TOLERANCE}")
+                raise AssertionError(
+                    f"sample {number}: torch and onnxruntime differ by {worst:.2e}, more than {TOLERANCE}"
+                )
             if same_top(served, wanted) is False:
                 raise AssertionError(f"sample {number}: torch and onnxruntime do not give the same top 50")
     return worst
 
 
-def same_top(served: np.ndarray, wanted: np.ndarray, k: int = 50) -> bool:
+def same_top(served: npt.NDArray[Any], wanted: npt.NDArray[Any], k: int = 50) -> bool:
     """Whether both give the same k best, but for swaps of scores that are closer than 1e-5."""
     gaps = wanted[np.argsort(-wanted, kind="stable")][:k] - wanted[np.argsort(-served, kind="stable")][:k]
     return bool(np.abs(gaps).max() <= 1e-5 + 2e-5 * np.abs(wanted).max())
 
 
 @torch.no_grad()
-def torch_logits(bundle: Bundle, ranker: DualSequenceRanker, state: UserState, rows: Rows) -> np.ndarray:
+def torch_logits(bundle: Bundle, ranker: DualSequenceRanker, state: UserState, rows: Rows) -> npt.NDArray[Any]:
     """(C, T) by the torch model on the stored item vectors."""
     items, statics = torch.from_numpy(bundle.embedding), torch.from_numpy(bundle.statics)
     vocabulary = bundle.vocabulary
@@ -57,7 +64,9 @@ def torch_logits(bundle: Bundle, ranker: DualSequenceRanker, state: UserState, r
     ):
         found = tokens(sequence, moment_ms, vocabulary)
         keys, values, _ = stack(
-            items[torch.from_numpy(found.rows.astype(np.int64))], torch.from_numpy(found.actions), torch.from_numpy(found.log_hours)
+            items[torch.from_numpy(found.rows.astype(np.int64))],
+            torch.from_numpy(found.actions),
+            torch.from_numpy(found.log_hours),
         )
         sides.append((keys, values))
         lengths.append(float(found.length))

@@ -6,9 +6,11 @@ A session's history is encoded once however many lists it saw, as in serving; th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -42,7 +44,7 @@ class Batch(NamedTuple):
 
 def batches(
     data: Examples,
-    chosen: np.ndarray,
+    chosen: npt.NDArray[Any],
     per_batch: int,
     rng: np.random.Generator,
     token_dropout: float = 0.0,
@@ -59,7 +61,7 @@ def batches(
     last = np.searchsorted(data.history[sorted_lists], order, side="right")
     cuts = np.searchsorted(np.cumsum(last - first), np.arange(per_batch, len(chosen) + per_batch, per_batch))
     starts = np.concatenate(([0], np.minimum(cuts + 1, len(order))))
-    groups = [(int(a), int(b)) for a, b in zip(starts[:-1], starts[1:]) if b > a]
+    groups = [(int(a), int(b)) for a, b in pairwise(starts) if b > a]
     for group in rng.permutation(len(groups)):
         a, b = groups[group]
         lists = np.concatenate([sorted_lists[first[place] : last[place]] for place in range(a, b)])
@@ -67,7 +69,7 @@ def batches(
 
 
 def batch(
-    data: Examples, lists: np.ndarray, rng: np.random.Generator, token_dropout: float, history_cap: int
+    data: Examples, lists: npt.NDArray[Any], rng: np.random.Generator, token_dropout: float, history_cap: int
 ) -> Batch:
     histories, history = np.unique(data.history[lists], return_inverse=True)
     calendar = np.concatenate((data.calendar[lists], np.ones((len(lists), 1), np.int16)), axis=1)
@@ -85,7 +87,7 @@ def batch(
 
 
 def padded(
-    ragged: Ragged, numbers: np.ndarray, rng: np.random.Generator, token_dropout: float, cap: int = HISTORY_CAP
+    ragged: Ragged, numbers: npt.NDArray[Any], rng: np.random.Generator, token_dropout: float, cap: int = HISTORY_CAP
 ) -> Sequences:
     """The newest `cap` tokens, right-padded; dropped tokens are padding too, and the lengths say what is left."""
     lengths = np.minimum(ragged.lengths()[numbers], cap)

@@ -63,7 +63,9 @@ class BundleRanking:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m models.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m models.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundle", type=Path, help="a bundle's folder")
     parser.add_argument("--shop", default="demo", help="package with `evaluate` and `world` (default demo)")
     parser.add_argument("--visits", type=int, default=400, help="unseen shoppers, one visit each (default 400)")

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -92,7 +93,13 @@ def history_graph(ranker: DualSequenceRanker) -> bytes:
     width = ranker.config.dim
     example = (torch.zeros(3, width), torch.zeros(3, dtype=torch.int64), torch.zeros(3))
     names = ["items", "actions", "log_hours"]
-    return _exported(HistoryGraph(ranker), example, names, ["keys", "values"], {**dict.fromkeys(names, {0: "L"}), "keys": {1: "L"}, "values": {0: "L"}})
+    return _exported(
+        HistoryGraph(ranker),
+        example,
+        names,
+        ["keys", "values"],
+        {name: {1: "L"} if name == "keys" else {0: "L"} for name in (*names, "keys", "values")},
+    )
 
 
 def scorer_graph(ranker: DualSequenceRanker) -> bytes:
@@ -111,7 +118,9 @@ def scorer_graph(ranker: DualSequenceRanker) -> bytes:
         "context": (torch.zeros(width), {}),
     }
     axes = {name: dims for name, (_, dims) in inputs.items() if dims} | {"logits": {0: "C"}}
-    return _exported(ScorerGraph(ranker), tuple(example for example, _ in inputs.values()), list(inputs), ["logits"], axes)
+    return _exported(
+        ScorerGraph(ranker), tuple(example for example, _ in inputs.values()), list(inputs), ["logits"], axes
+    )
 
 
 def naive_graph(ranker: DualSequenceRanker, items: Tensor, statics: Tensor) -> bytes:
@@ -127,16 +136,22 @@ def naive_graph(ranker: DualSequenceRanker, items: Tensor, statics: Tensor) -> b
         "calendar": (torch.zeros(4, dtype=torch.int64), {}),
     }
     axes = {name: dims for name, (_, dims) in inputs.items() if dims} | {"logits": {0: "C"}}
-    return _exported(NaiveGraph(ranker, items, statics), tuple(example for example, _ in inputs.values()), list(inputs), ["logits"], axes)
+    return _exported(
+        NaiveGraph(ranker, items, statics),
+        tuple(example for example, _ in inputs.values()),
+        list(inputs),
+        ["logits"],
+        axes,
+    )
 
 
-def stored_items(ranker: DualSequenceRanker) -> np.ndarray:
+def stored_items(ranker: DualSequenceRanker) -> npt.NDArray[Any]:
     """(N, D) float16: item[x] as it is kept. Everything downstream works from these."""
     with torch.no_grad():
         return ranker.item_table().numpy().astype(np.float16)
 
 
-def stored_weights(ranker: DualSequenceRanker) -> dict[str, np.ndarray]:
+def stored_weights(ranker: DualSequenceRanker) -> dict[str, npt.NDArray[Any]]:
     """All weights but those that the item vectors already hold."""
     inside = ("own.", "group.", "content.", "history.is_cart", "session.is_cart")
     return {name: weight.numpy() for name, weight in ranker.state_dict().items() if not name.startswith(inside)}
@@ -147,7 +162,11 @@ def stored_config(ranker: DualSequenceRanker) -> dict[str, Any]:
 
 
 def _exported(
-    graph: nn.Module, example: tuple[Tensor, ...], inputs: list[str], outputs: list[str], axes: dict[str, dict[int, str]]
+    graph: nn.Module,
+    example: tuple[Tensor, ...],
+    inputs: list[str],
+    outputs: list[str],
+    axes: dict[str, dict[int, str]],
 ) -> bytes:
     buffer = io.BytesIO()
     graph.eval()
@@ -160,4 +179,14 @@ def _exported(
     return buffer.getvalue()
 
 
-__all__ = ["OPSET", "TOLERANCE", "history_graph", "naive_graph", "pool", "scorer_graph", "stored_config", "stored_items", "stored_weights"]
+__all__ = [
+    "OPSET",
+    "TOLERANCE",
+    "history_graph",
+    "naive_graph",
+    "pool",
+    "scorer_graph",
+    "stored_config",
+    "stored_items",
+    "stored_weights",
+]

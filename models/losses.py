@@ -1,8 +1,8 @@
 """The ranker's losses (SPEC R6, formulas: loss). All take logits over candidates and skip lists without a positive.
 
-    in-session listwise   each positive against the list's negatives: viewed, not acted on
-    sampled softmax       each positive against sampled items, each corrected by log Q of being sampled
-    weighted BCE          per place; positives weigh 1 + κ·log(1 + repeat_count)
+in-session listwise   each positive against the list's negatives: viewed, not acted on
+sampled softmax       each positive against sampled items, each corrected by log Q of being sampled
+weighted BCE          per place; positives weigh 1 + κ·log(1 + repeat_count)
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ def listwise(logits: Tensor, positive: Tensor, shown: Tensor, near: int = 2, ext
     """− log softmax of each positive over itself and the list's negatives; those near it weigh 1 + `extra`."""
     negative = shown & ~positive
     weight = negative.float() + extra * hard_negatives(positive, shown, near).float()
-    pressure = torch.logsumexp(torch.where(negative, logits + torch.log(weight.clamp(min=1e-9)), _FAR), dim=1, keepdim=True)
+    pressure = torch.logsumexp(
+        torch.where(negative, logits + torch.log(weight.clamp(min=1e-9)), _FAR), dim=1, keepdim=True
+    )
     loss = functional.softplus(pressure - logits)  # = −log( e^s / (e^s + Σ w e^n) )
     return _mean(loss, positive & negative.any(dim=1, keepdim=True))
 
@@ -42,7 +44,9 @@ def sampled_softmax(positives: Tensor, positive: Tensor, negatives: Tensor, log_
 def weighted_bce(logits: Tensor, positive: Tensor, shown: Tensor, repeats: Tensor, kappa: float) -> Tensor:
     """`repeats` is log(1 + repeat_count) of the place's item."""
     weight = torch.where(positive, 1 + kappa * repeats, 1.0)
-    return _mean(weight * functional.binary_cross_entropy_with_logits(logits, positive.float(), reduction="none"), shown)
+    return _mean(
+        weight * functional.binary_cross_entropy_with_logits(logits, positive.float(), reduction="none"), shown
+    )
 
 
 def _mean(values: Tensor, chosen: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Measure: CPU time of each stage of a ranking, one thread.
 
-    python -m models.measure models/bundles/VERSION [--naive /tmp/naive.onnx]
+python -m models.measure models/bundles/VERSION [--naive /tmp/naive.onnx]
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,10 @@ def measure(bundle: Bundle, n_session: int, n_history: int, naive: bytes | None)
     graph = open_graph(naive) if naive is not None else None
     for size in CANDIDATES:
         rows = rng.choice(items, min(size, len(items)), replace=False).astype(np.int32)
-        found[f"counters_{size}"] = cpu_ms(lambda rows=rows: counters(state, rows, bundle.vocabulary))
-        found[f"score_{size}"] = cpu_ms(lambda rows=rows: scorer.score(state, encoding, rows, NOW_MS, "home"))
+        found[f"counters_{size}"] = cpu_ms(partial(counters, state, rows, bundle.vocabulary))
+        found[f"score_{size}"] = cpu_ms(partial(scorer.score, state, encoding, rows, NOW_MS, "home"))
         if graph is not None:
-            inputs = naive_inputs(bundle, state, rows)
-            found[f"naive_graph_{size}"] = cpu_ms(lambda inputs=inputs: graph.run(None, inputs), 100)
-    rows, _ = retriever.retrieve(state)
+            found[f"naive_graph_{size}"] = cpu_ms(partial(graph.run, None, naive_inputs(bundle, state, rows)), 100)
 
     def whole() -> None:
         picked, _ = retriever.retrieve(state)
@@ -66,10 +65,17 @@ def measure(bundle: Bundle, n_session: int, n_history: int, naive: bytes | None)
 
 
 def naive_inputs(bundle: Bundle, state: Any, rows: Any) -> dict[str, Any]:
-    history, session = tokens(state.history(), NOW_MS, bundle.vocabulary), tokens(state.session(), NOW_MS, bundle.vocabulary)
+    history, session = (
+        tokens(state.history(), NOW_MS, bundle.vocabulary),
+        tokens(state.session(), NOW_MS, bundle.vocabulary),
+    )
     inputs: dict[str, Any] = {}
     for side, found in (("history", history), ("session", session)):
-        inputs |= {f"{side}_rows": found.rows.astype(np.int64), f"{side}_actions": found.actions, f"{side}_log_hours": found.log_hours}
+        inputs |= {
+            f"{side}_rows": found.rows.astype(np.int64),
+            f"{side}_actions": found.actions,
+            f"{side}_log_hours": found.log_hours,
+        }
     return inputs | {
         "lengths": np.array([session.length, history.length], np.float32),
         "rows": rows.astype(np.int64),
@@ -79,7 +85,9 @@ def naive_inputs(bundle: Bundle, state: Any, rows: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m models.measure", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m models.measure", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--naive", type=Path, help="graph written by models.naive")
     options = parser.parse_args()

@@ -1,7 +1,7 @@
 """The naive export of a bundle, to measure against: one graph that re-encodes both sequences and projects every candidate.
 
-    python -m models.naive models/bundles/VERSION /tmp/naive.onnx     needs torch
-    python -m models.measure models/bundles/VERSION --naive /tmp/naive.onnx
+python -m models.naive models/bundles/VERSION /tmp/naive.onnx     needs torch
+python -m models.measure models/bundles/VERSION --naive /tmp/naive.onnx
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def ranker_of(bundle: Bundle) -> DualSequenceRanker:
 
 def main(folder: Path, out: Path) -> None:
     bundle = Bundle.load(folder)
-    out.write_bytes(naive_graph(ranker_of(bundle), torch.from_numpy(bundle.embedding), torch.from_numpy(bundle.statics)))
+    out.write_bytes(
+        naive_graph(ranker_of(bundle), torch.from_numpy(bundle.embedding), torch.from_numpy(bundle.statics))
+    )
 
 
 if __name__ == "__main__":

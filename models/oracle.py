@@ -34,13 +34,28 @@ class Oracle:
         user = self._fused(r_session, r_history, session.length, history.length, projection, counters)
         static = self._bundle.statics[row].astype(np.float64)
         first = self._linear("head_user", user) + self._linear("head_match", user * projection)
-        first += self._linear("head_item", projection) + self._linear("head_static", static) + self._linear("head_counters", counters)
-        for name, index in (("hour", moment.hour), ("weekday", moment.weekday), ("week", moment.week), ("surface", surface)):
+        first += (
+            self._linear("head_item", projection)
+            + self._linear("head_static", static)
+            + self._linear("head_counters", counters)
+        )
+        for name, index in (
+            ("hour", moment.hour),
+            ("weekday", moment.weekday),
+            ("week", moment.week),
+            ("surface", surface),
+        ):
             first += self._weights[f"{name}.weight"][index]
         return self._linear("head_out", relu(self._linear("head_hidden", relu(first))))
 
     def _fused(
-        self, r_session: Array | None, r_history: Array | None, n_session: int, n_history: int, projection: Array, counters: Any
+        self,
+        r_session: Array | None,
+        r_history: Array | None,
+        n_session: int,
+        n_history: int,
+        projection: Array,
+        counters: Any,
     ) -> Array:
         """u = g·r_S + (1 − g)·r_H with the hard collapse."""
         if r_session is None and r_history is None:
@@ -49,7 +64,13 @@ class Oracle:
             only = r_session if r_history is None else r_history
             assert only is not None
             return only
-        numbers = [np.log1p(n_session), np.log1p(n_history), *counters, cosine(r_session, projection), cosine(r_history, projection)]
+        numbers = [
+            np.log1p(n_session),
+            np.log1p(n_history),
+            *counters,
+            cosine(r_session, projection),
+            cosine(r_history, projection),
+        ]
         hidden = self._linear("gate_session", r_session) + self._linear("gate_history", r_history)
         hidden += self._linear("gate_numbers", np.array(numbers))
         g = 1 / (1 + np.exp(-self._linear("gate_out", relu(hidden))))
@@ -68,7 +89,10 @@ class Oracle:
 
     def _encoded(self, stack: str, tokens: Tokens) -> Array:
         hours = tokens.log_hours[:, None].astype(np.float64)
-        x = self._bundle.embedding[tokens.rows].astype(np.float64) + self._weights[f"{stack}.action.weight"][tokens.actions]
+        x = (
+            self._bundle.embedding[tokens.rows].astype(np.float64)
+            + self._weights[f"{stack}.action.weight"][tokens.actions]
+        )
         x = x + self._linear(f"{stack}.time_out", relu(self._linear(f"{stack}.time_in", hours)))
         for layer in range(self._config[f"{stack}_layers"]):
             name = f"{stack}.blocks.{layer}"

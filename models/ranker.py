@@ -87,7 +87,9 @@ class Stack(nn.Module):
         self, items: Tensor, actions: Tensor, log_hours: Tensor, padding: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:  # (…, L, D), (…, L), (…, L), (…, L) -> (…, L, D + 1), (…, L, D), (…, D)
         hours = log_hours[..., None]  # (…, L, 1)
-        x = items + self.action(actions) + self.time_out(torch.relu(self.time_in(hours)))  # token_i, no positional index
+        x = (
+            items + self.action(actions) + self.time_out(torch.relu(self.time_in(hours)))
+        )  # token_i, no positional index
         for block in self.blocks:
             x = block(x, None if padding is None else padding[..., None, :])
         x = self.norm(x)
@@ -99,7 +101,9 @@ class Stack(nn.Module):
         return torch.cat((self.key(x), bias), dim=-1), self.value(x), x.mean(dim=-2)
 
 
-def pool(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:  # (…, C, D + 1), (…, L, D + 1), (…, L, D) -> (…, C, D)
+def pool(
+    queries: Tensor, keys: Tensor, values: Tensor
+) -> Tensor:  # (…, C, D + 1), (…, L, D + 1), (…, L, D) -> (…, C, D)
     """Target-aware: weight_i ∝ exp(q(c)·k_i / √d − decay(a)·log(1 + Δh_i) + repeat_boost·[…]); r = Σ weight_i v_i."""
     return torch.softmax(queries @ keys.transpose(-1, -2), dim=-1) @ values
 
@@ -140,7 +144,11 @@ class DualSequenceRanker(nn.Module):
             nn.init.normal_(embedding.weight, std=0.05)
 
     def _likeness(self) -> list[tuple[nn.Linear, float]]:
-        stacks = [(one, share) for stack in (self.history, self.session) for one, share in ((stack.key, 0.7), (stack.value, 1.0))]
+        stacks = [
+            (one, share)
+            for stack in (self.history, self.session)
+            for one, share in ((stack.key, 0.7), (stack.value, 1.0))
+        ]
         return [*stacks, (self.query, 0.7), (self.projection, 1.0)]
 
     def item_table(self, keep_own: Tensor | None = None) -> Tensor:  # (N, 1) -> (N, D)
@@ -192,10 +200,16 @@ class DualSequenceRanker(nn.Module):
         g = torch.sigmoid(self.gate_out(torch.relu(gate)))  # (…, C, 1)
         # Hard collapse: g = 1 without history, 0 without session; without both u = 0 and the head works from c alone.
         g = has_session * (1 - has_history * (1 - g))
-        u = g * r_session + (1 - g) * r_history
-        u_match = g * match_session + (1 - g) * match_history  # u ⊙ P c
+        u = r_history + g * (r_session - r_history)  # g·r_S + (1 − g)·r_H
+        u_match = u * projections  # u ⊙ P c
         # head: MLP(u, P c, u ⊙ P c, counters, popularity and price, calendar)
-        hidden = self.head_user(u) + self.head_match(u_match) + item_part + self.head_counters(counters) + context[..., None, :]
+        hidden = (
+            self.head_user(u)
+            + self.head_match(u_match)
+            + item_part
+            + self.head_counters(counters)
+            + context[..., None, :]
+        )
         return self.head_out(torch.relu(self.head_hidden(torch.relu(hidden))))
 
 

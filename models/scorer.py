@@ -45,7 +45,13 @@ class Scorer(Protocol):
     def encode_history(self, history: Sequence, anchor_ms: int, run_options: Any = None) -> HistoryEncoding: ...
 
     def score(
-        self, state: UserState, encoding: HistoryEncoding, rows: Rows, now_ms: int, surface: str, run_options: Any = None
+        self,
+        state: UserState,
+        encoding: HistoryEncoding,
+        rows: Rows,
+        now_ms: int,
+        surface: str,
+        run_options: Any = None,
     ) -> Floats: ...
 
     def session_vector(self, state: UserState, now_ms: int, run_options: Any = None) -> Floats: ...
@@ -75,12 +81,22 @@ class DualSequenceScorer:
     def encode_history(self, history: Sequence, anchor_ms: int, run_options: Any = None) -> HistoryEncoding:
         """Depends on history and anchor alone (featurise.history_anchor_ms), so it may be kept as long as they stay."""
         found = tokens(history, anchor_ms, self._vocabulary, self._describe)
-        inputs = {"items": self._tables.items.take(found.rows, axis=0), "actions": found.actions, "log_hours": found.log_hours}
+        inputs = {
+            "items": self._tables.items.take(found.rows, axis=0),
+            "actions": found.actions,
+            "log_hours": found.log_hours,
+        }
         keys, values = self._history.run(["keys", "values"], inputs, run_options)
         return HistoryEncoding(keys, values, found.length)
 
     def score(
-        self, state: UserState, encoding: HistoryEncoding, rows: Rows, now_ms: int, surface: str, run_options: Any = None
+        self,
+        state: UserState,
+        encoding: HistoryEncoding,
+        rows: Rows,
+        now_ms: int,
+        surface: str,
+        run_options: Any = None,
     ) -> Floats:
         """(C,) one score a row."""
         if not len(rows):
@@ -143,7 +159,13 @@ class PopularityScorer:
         return HistoryEncoding(np.zeros((1, 0), np.float32), np.zeros((0, 0), np.float32), len(history.item_ids))
 
     def score(
-        self, state: UserState, encoding: HistoryEncoding, rows: Rows, now_ms: int, surface: str, run_options: Any = None
+        self,
+        state: UserState,
+        encoding: HistoryEncoding,
+        rows: Rows,
+        now_ms: int,
+        surface: str,
+        run_options: Any = None,
     ) -> Floats:
         scores: Floats = self.bundle.popularity.take(rows)
         return scores

@@ -6,7 +6,7 @@ training takes each list's features from the other shoppers' lists (folds); serv
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ FOLDS = 5
 CONTENTS = ("log_price", "price_in_subcategory", "is_free")
 STATICS = (*CONTENTS, "log_impressions", "log_clicks", "log_carts", "log_click_ratio")
 # A prior of so many expected clicks pulls an item's ratio to its subcategory's, and a subcategory's to 1.
-_PRIOR_CLICKS = 4.0
+_PRIOR_CLICKS = 1.5
 NEIGHBOURS = 50
 _WINDOW = 10  # tokens of a session within which two items are neighbours
 
@@ -42,15 +42,14 @@ def count(data: Examples, size: int, of: npt.NDArray[np.bool_] | None = None) ->
     by_place = clicked.mean(axis=0)  # (P,) position bias and all
     flat = rows.ravel()
 
-    def total(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        summed: npt.NDArray[np.float64] = np.bincount(flat, weights=weights.ravel(), minlength=size)
-        return summed
+    def total(weights: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        return np.bincount(flat, weights=weights.ravel(), minlength=size).astype(np.float64)
 
     return Counts(
         total(np.ones(rows.shape)),
         total(np.broadcast_to(by_place, rows.shape).copy()),
-        total(clicked.astype(float)),
-        total(carted.astype(float)),
+        total(clicked),
+        total(carted),
     )
 
 
@@ -61,7 +60,7 @@ def click_ratio(counts: Counts, vocabulary: Vocabulary) -> npt.NDArray[np.float6
     items = np.arange(vocabulary.first_item, size)
     group_clicks = np.bincount(groups[items], weights=counts.clicks[items], minlength=size)
     group_expected = np.bincount(groups[items], weights=counts.expected[items], minlength=size)
-    group_ratio = (group_clicks + 10 * _PRIOR_CLICKS) / (group_expected + 10 * _PRIOR_CLICKS)
+    group_ratio = (group_clicks + 20.0) / (group_expected + 20.0)
     ratio = group_ratio.copy()
     prior = group_ratio[groups[items]]
     ratio[items] = (counts.clicks[items] + _PRIOR_CLICKS * prior) / (counts.expected[items] + _PRIOR_CLICKS)
@@ -80,7 +79,9 @@ def contents(items: tuple[Item, ...], vocabulary: Vocabulary) -> Floats:
         if here.sum() > 1:
             within[here] = (logs[here] - logs[here].mean()) / max(logs[here].std(), 1e-6)
     table = np.zeros((vocabulary.size, len(CONTENTS)), dtype=np.float32)
-    table[vocabulary.first_item :] = np.stack(((logs - logs.mean()) / max(logs.std(), 1e-6), within, free - free.mean()), axis=1)
+    table[vocabulary.first_item :] = np.stack(
+        ((logs - logs.mean()) / max(logs.std(), 1e-6), within, free - free.mean()), axis=1
+    )
     return table
 
 
@@ -97,12 +98,16 @@ def statics(counts: Counts, content: Floats, vocabulary: Vocabulary) -> Floats:
     # A row that stands in for many is an average item of its group, not one that nobody has ever seen.
     items = np.arange(vocabulary.first_item, vocabulary.size)
     for row in range(GLOBAL, vocabulary.first_item):
-        members = items if row == GLOBAL else items[(vocabulary.subcategory_row[items] == row) | (vocabulary.category_row[items] == row)]
+        members = (
+            items
+            if row == GLOBAL
+            else items[(vocabulary.subcategory_row[items] == row) | (vocabulary.category_row[items] == row)]
+        )
         if len(members):
             table[row, len(CONTENTS) : -1] = table[members, len(CONTENTS) : -1].mean(axis=0)
             table[row, -1] = table[members, -1].mean()
     table[0] = 0.0
-    return table.astype(np.float32)
+    return np.asarray(table, dtype=np.float32)
 
 
 def fold_of(data: Examples) -> npt.NDArray[np.int64]:
@@ -113,7 +118,9 @@ def fold_of(data: Examples) -> npt.NDArray[np.int64]:
 def statics_by_fold(data: Examples, content: Floats, vocabulary: Vocabulary) -> Floats:
     """(FOLDS, N, len(STATICS)): fold f's table is counted without fold f's lists."""
     folds = fold_of(data)
-    return np.stack([statics(count(data, vocabulary.size, folds != fold), content, vocabulary) for fold in range(FOLDS)])
+    return np.stack(
+        [statics(count(data, vocabulary.size, folds != fold), content, vocabulary) for fold in range(FOLDS)]
+    )
 
 
 def last_sessions(data: Examples) -> Ragged:

@@ -33,7 +33,9 @@ class Tables:
 
     def context(self, moment: Calendar, surface: int) -> Floats:
         """(D,)"""
-        part: Floats = self.hours[moment.hour] + self.weekdays[moment.weekday] + self.weeks[moment.week] + self.surfaces[surface]
+        part: Floats = (
+            self.hours[moment.hour] + self.weekdays[moment.weekday] + self.weeks[moment.week] + self.surfaces[surface]
+        )
         return part
 
 

@@ -20,7 +20,13 @@ GROUPS = {"shoes": ("trail", "road"), "food": ("pasta", "bread")}
 
 def tiny_vocabulary() -> Vocabulary:
     return build_vocabulary(
-        Item(item_id=f"{sub}-{number}", title=f"{sub} item {number}", category=category, subcategory=sub, price=5.0 + number)
+        Item(
+            item_id=f"{sub}-{number}",
+            title=f"{sub} item {number}",
+            category=category,
+            subcategory=sub,
+            price=5.0 + number,
+        )
         for category, subs in GROUPS.items()
         for sub in subs
         for number in range(6)

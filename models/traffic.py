@@ -100,7 +100,11 @@ class _Packer:
             if record.user_id is not None and not is_known:
                 if state.event_no:
                     key = user_key(None, record.session_id)
-                    merge(known, Merge(user_key(record.user_id, record.session_id), key, state.event_no, encode(state)), DEFAULTS)
+                    merge(
+                        known,
+                        Merge(user_key(record.user_id, record.session_id), key, state.event_no, encode(state)),
+                        DEFAULTS,
+                    )
                 state, is_known, history_key = known, True, (-1, -1)
             if is_event:
                 self._offset += 1
@@ -120,7 +124,9 @@ class _Packer:
         outcomes[0, :count], outcomes[1, :count] = shown.clicked[:count], shown.carted[:count]
         self._sessions.append(tokens(state.session(), shown.ts_ms, self._vocabulary))
         self._lists.append((len(self._histories) - 1, shown.shopper, visit))
-        self._columns.append((rows, *outcomes, counters(state, rows, self._vocabulary), np.array(calendar(shown.ts_ms), np.int16)))
+        self._columns.append(
+            (rows, *outcomes, counters(state, rows, self._vocabulary), np.array(calendar(shown.ts_ms), np.int16))
+        )
 
     def packed(self) -> Examples:
         history, shopper, visit = np.array(self._lists, dtype=np.int32).reshape(-1, 3).T

@@ -1,9 +1,9 @@
 """Train the dual-sequence ranker on a shop's traffic and write a bundle.
 
-    collect traffic (2 processes) ─ statistics ─ epochs of whole sessions ─ export with check ─ bundle
+collect traffic (2 processes) ─ statistics ─ epochs of whole sessions ─ export with check ─ bundle
 
-    python -m models.train --out models/bundles            the demo bundle from nothing, in under 10 minutes on two cores
-    python -m models.train --help                          what can be set
+python -m models.train --out models/bundles            the demo bundle from nothing, in under 10 minutes on two cores
+python -m models.train --help                          what can be set
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,22 +55,23 @@ VALIDATION_SHARE = 0.03
 class Settings:
     """Everything that decides what comes out, besides the shop."""
 
-    shoppers: int = 2_000
+    shoppers: int = 3_000
     days: int = 28
     seed: int = 1
-    epochs: int = 3
-    lists_per_batch: int = 256
-    learning_rate: float = 2e-3
+    epochs: int = 2
+    lists_per_batch: int = 128
+    learning_rate: float = 3e-3
     weight_decay: float = 0.02
     negatives: int = 16
-    kappa: float = 0.5
+    kappa: float = 0.25
     listwise: float = 0.5
     sampled: float = 0.1
     cart: float = 0.5  # of the cart task next to the click task
-    own_dropout: float = 0.1  # as for an unknown item
+    own_dropout: float = 0.15  # as for an unknown item
+    own_decay: float = 0.3  # weight decay of the items' own vectors: most items are clicked less often than 64 times
     token_dropout: float = 0.1
     dropout: float = 0.05
-    history_cap: int = 200  # newest tokens of a history that training looks at
+    history_cap: int = 100  # newest tokens of a history that training looks at
     dim: int = 64
     history_layers: int = 2
     session_layers: int = 1
@@ -93,10 +95,8 @@ class Trainer:
         is_validation = np.isin(data.shopper, list(held_out))
         self.training, self.validation = np.flatnonzero(~is_validation), np.flatnonzero(is_validation)
         self.steps = settings.epochs * (len(self.training) // settings.lists_per_batch + 1)
-        groups = [
-            {"params": [p for n, p in self.model.named_parameters() if p.ndim > 1], "weight_decay": settings.weight_decay},
-            {"params": [p for n, p in self.model.named_parameters() if p.ndim <= 1] + [self.position_bias], "weight_decay": 0.0},
-        ]
+        groups = parameter_groups(self.model, settings)
+        groups[-1]["params"].append(self.position_bias)
         self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser, settings.learning_rate, total_steps=self.steps + 8, pct_start=0.1
@@ -107,7 +107,9 @@ class Trainer:
         self.model.train()
         total, count = 0.0, 0
         settings = self.settings
-        for batch in batches(self.data, self.training, settings.lists_per_batch, self.rng, settings.token_dropout, settings.history_cap):
+        for batch in batches(
+            self.data, self.training, settings.lists_per_batch, self.rng, settings.token_dropout, settings.history_cap
+        ):
             loss = self._loss(batch)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -141,12 +143,14 @@ class Trainer:
         sampled = self.sampler.draw(lists, settings.negatives)
         calendar = batch.calendar.clone()
         calendar[:, 3] *= torch.rand(lists) >= 0.1  # an unknown surface
-        batch = batch._replace(calendar=calendar)
+        # Counters and tokens go missing one without the other, as when a view is sent without its click.
+        heard = torch.rand(lists, 1, batch.counters.shape[-1]) >= settings.token_dropout
+        batch = batch._replace(calendar=calendar, counters=batch.counters * heard)
         candidates = torch.cat((batch.items, sampled), dim=1)
         logits = scores(model, batch, candidates, model.item_table(keep_own), self.statics)  # (E, P + M, T)
         shown = batch.items > 0
         placed = logits[:, :places] + self.position_bias.T
-        repeats = batch.counters.sum(-1)
+        repeats = batch.counters[..., 2:].sum(-1)  # of carts and purchases: looking twice is no repeat purchase
         loss = torch.zeros(())
         for task, (positive, weight) in enumerate(((batch.clicked, 1.0), (batch.carted, settings.cart))):
             click = losses.weighted_bce(placed[..., task], positive, shown, repeats, settings.kappa)
@@ -163,14 +167,30 @@ class Trainer:
 def scores(model: DualSequenceRanker, batch: Batch, candidates: Tensor, table: Tensor, statics: Tensor) -> Tensor:
     """(E, C, T) logits; `statics` (FOLDS, N, F) is read at each list's own fold."""
     histories, sessions = batch.histories, batch.sessions
-    h_keys, h_values, _ = model.history(table[histories.rows], histories.actions, histories.log_hours, histories.padding)
+    h_keys, h_values, _ = model.history(
+        table[histories.rows], histories.actions, histories.log_hours, histories.padding
+    )
     s_keys, s_values, _ = model.session(table[sessions.rows], sessions.actions, sessions.log_hours, sessions.padding)
     lengths = torch.stack((sessions.lengths, histories.lengths[batch.history]), dim=-1)
     side = model.candidate_side(table[candidates], statics[batch.fold[:, None], candidates])
     counters = torch.zeros(*candidates.shape, model.config.counters)
     counters[:, : batch.counters.shape[1]] = batch.counters
     context = model.context_side(batch.calendar)
-    return model.score((s_keys, s_values), (h_keys[batch.history], h_values[batch.history]), lengths, side, counters, context)
+    return model.score(
+        (s_keys, s_values), (h_keys[batch.history], h_values[batch.history]), lengths, side, counters, context
+    )
+
+
+def parameter_groups(model: DualSequenceRanker, settings: Settings) -> list[dict[str, Any]]:
+    """Item vectors, matrices, and what must not decay."""
+    own = [model.own.weight]
+    matrices = [weight for weight in model.parameters() if weight.ndim > 1 and weight is not own[0]]
+    rest = [weight for weight in model.parameters() if weight.ndim <= 1]
+    return [
+        {"params": own, "weight_decay": settings.own_decay},
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
 
 
 def new_ranker(settings: Settings, vocabulary: Vocabulary, content: Tensor) -> DualSequenceRanker:
@@ -212,12 +232,24 @@ def knowledge(data: Examples, content: Floats, vocabulary: Vocabulary) -> ItemKn
 def train(trainer: Trainer, console: Console) -> list[dict[str, float]]:
     """All epochs; one row of metrics each."""
     rows: list[dict[str, float]] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("training", total=trainer.steps)
         for epoch in range(trainer.settings.epochs):
             loss = trainer.epoch(lambda: progress.advance(task))
-            rows.append({"epoch": epoch + 1, "training_loss": round(loss, 5), **{k: round(v, 5) for k, v in trainer.validate().items()}})
+            rows.append(
+                {
+                    "epoch": epoch + 1,
+                    "training_loss": round(loss, 5),
+                    **{k: round(v, 5) for k, v in trainer.validate().items()},
+                }
+            )
             console.print(rows[-1])
     return rows
 
@@ -236,13 +268,17 @@ def main(arguments: list[str] | None = None) -> Path:
         epilog=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, default=Path("models/bundles"), help="folder of bundles (default models/bundles)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("models/bundles"), help="folder of bundles (default models/bundles)"
+    )
     parser.add_argument("--runs", type=Path, default=Path(".runs"), help="folder for metrics of runs (default .runs)")
     parser.add_argument("--version", help="name of the bundle (default: shop and date)")
     parser.add_argument("--shop", default="demo", help="package that the traffic comes from (default demo)")
     for field in fields(Settings):
         kind = type(field.default)
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default, help=f"default {field.default}")
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}", type=kind, default=field.default, help=f"default {field.default}"
+        )
     options = parser.parse_args(arguments)
     settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
     command = shlex.join(["python", "-m", "models.train", *(sys.argv[1:] if arguments is None else arguments)])

@@ -63,7 +63,9 @@ class Vocabulary:
         category_of = np.array(data.category_of, dtype=np.int32)
         # (size,) the row of each row's subcategory and category; PADDING where it has none
         self.subcategory_row = np.zeros(self.size, dtype=np.int32)
-        self.subcategory_row[self.first_subcategory : self.first_item] = np.arange(self.first_subcategory, self.first_item)
+        self.subcategory_row[self.first_subcategory : self.first_item] = np.arange(
+            self.first_subcategory, self.first_item
+        )
         self.subcategory_row[self.first_item :] = self.first_subcategory + of_item
         self.category_row = np.zeros(self.size, dtype=np.int32)
         self.category_row[2 : self.first_subcategory] = np.arange(2, self.first_subcategory)

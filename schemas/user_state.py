@@ -6,7 +6,8 @@ Ids are kept once, in a dictionary of at most 256; everything else is fixed-widt
 no per-action object is built. A full user (250 distinct ids of 16 bytes, counters, 64 hashes, 512 B of seen items) fits
 in 8 KB, a typical one (30 actions) in 1 KB: tests/unit/test_user_state.py holds both.
 
-Readers accept VERSION and VERSION + 1; writers step one release later, so that a rollback finds state it can read.
+When the layout changes, a release first learns to read the new version and still writes the old one; the release after it
+writes the new. So a rollback by one release always finds state that it can read.
 """
 
 from __future__ import annotations

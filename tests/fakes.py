@@ -7,10 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from schemas import topics
 from schemas.event import Event, Rejected, parse_event
+from schemas.ranking import RankedItem
 from schemas.record import Record
+from schemas.user_state import UserState, seen_hash
 
 NOW = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
@@ -63,7 +66,9 @@ def record(value: bytes | None, key: str | None = "u:alice", topic: str = topics
     """A record at the next offset of partition 3, appended at NOW unless said otherwise."""
     global _offset
     _offset += 1
-    return Record(**({"topic": topic, "key": key, "value": value, "partition": 3, "offset": _offset, "append_ms": NOW} | fields))
+    return Record(
+        **({"topic": topic, "key": key, "value": value, "partition": 3, "offset": _offset, "append_ms": NOW} | fields)
+    )
 
 
 class FakeValueState:
@@ -172,3 +177,56 @@ def wait_until(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < give_up, "the condition did not come true in time"
         time.sleep(0.002)
+
+
+class FakeRunOptions:
+    """In the place of onnxruntime.RunOptions."""
+
+    def __init__(self) -> None:
+        self.terminate = False
+
+
+class FakeBundle:
+    """A ranker that likes higher item numbers: item-9 before item-8. What it does while scoring is up to the test."""
+
+    def __init__(self, version: str = "b1", items: int = 20) -> None:
+        self.version, self.name = version, "fake"
+        self.item_ids = ["<any>", *(f"item-{n}" for n in range(1, items + 1))]
+        self.seen_hashes = np.array([seen_hash(item_id) for item_id in self.item_ids], np.uint32)
+        self.popular = [RankedItem(item_id, 0.5, "popular") for item_id in self.item_ids[1:6]]
+        self.during_score: Callable[[UserState, Any], None] = lambda _state, _stop: None
+        self.scored: list[UserState] = []
+
+    def rows(self, item_ids: list[str]) -> Any:
+        known = {item_id: row for row, item_id in enumerate(self.item_ids)}
+        return np.array([known.get(item_id, 0) for item_id in item_ids], np.int32)
+
+    def is_item(self, row: int) -> bool:
+        return row > 0
+
+    def retrieve(self, state: UserState, limit: int) -> tuple[Any, list[str]]:
+        rows = np.arange(1, min(limit + 1, len(self.item_ids)), dtype=np.int32)
+        return rows, ["popular"] * len(rows)
+
+    def history_encoder(self, key: str, now_ms: int, stop: Any) -> Callable[[UserState], Any]:
+        return lambda state: len(state.history_slots)
+
+    def score(self, state: UserState, history: Any, rows: Any, now_ms: int, surface: str, stop: Any) -> Any:
+        self.scored.append(state)
+        self.during_score(state, stop)
+        return (rows + 0.01 * len(state.session_slots)).astype(np.float32)
+
+    def popular_first(self, item_ids: list[str]) -> list[RankedItem]:
+        return [RankedItem(item_id, 0.5, "caller") for item_id in item_ids]
+
+
+class FakeBundleStore:
+    """Bundles by version; another version is stood in for by the first."""
+
+    def __init__(self, *bundles: FakeBundle) -> None:
+        self.bundles = {bundle.version: bundle for bundle in bundles}
+        self.default = bundles[0]
+
+    def get(self, version: str | None) -> tuple[FakeBundle, bool]:
+        found = self.default if version is None else self.bundles.get(version)
+        return (found, True) if found is not None else (self.default, False)

@@ -39,7 +39,7 @@ from schemas.redis_layout import FEATURES_FIELD, LIST_FIELD, LIST_TTL_MS, Entry,
 from schemas.user_state import QUERY_MARK, TARGET_MARK, UserState, action_name, decode
 from udfs.breaker import Breaker
 from udfs.logic.sessions import freshness
-from udfs.logic.slate import Slate, explain, rank
+from udfs.logic.slate import Slate, explain, hidden, rank
 from udfs.outputs import Counters, to_row
 from udfs.redis_writer import RedisWriter
 from udfs.replica import ItemsReplica
@@ -48,6 +48,7 @@ from udfs.runner import Busy, NoThreadLeft, Runner, TimedOut
 log = logging.getLogger(__name__)
 
 UID = "rank-candidates"
+_SURFACES_CAP = 256
 
 
 class RankSettings(msgspec.Struct, frozen=True):
@@ -111,7 +112,9 @@ class RankCandidates(AsyncFunction):
             return await self._rank_in_turn(task, before)
         finally:
             try:
-                await _settled(before)  # a task that was skipped or failed must not let the next one overtake the one before
+                await _settled(
+                    before
+                )  # a task that was skipped or failed must not let the next one overtake the one before
             finally:
                 turn.set_result(None)
             if self._last_of_user.get(task.key) is turn:
@@ -170,7 +173,8 @@ class RankCandidates(AsyncFunction):
         slate.stage_ms["total"] = round((time.perf_counter() - started) * 1000, 3)
         self._counters.add("lists")
         if fallback is None:
-            self._remember(task.key, surface, slate.items)
+            if request is None or not request.explain:  # its items carry explanations
+                self._remember(task.key, surface, slate.items)
         else:
             self._counters.add(f"fallback_{fallback}")
         receipt = Receipt(
@@ -223,12 +227,12 @@ class RankCandidates(AsyncFunction):
             return slate
 
         if self._breaker.is_open:
-            return self._fall_back(task.key, surface, bundle, k, requested), "model_breaker"
+            return self._fall_back(state, task.key, surface, bundle, k, requested), "model_breaker"
         limit_ms = self._settings.explain_limit_ms if wants_why else self._settings.model_limit_ms
         try:
             slate = await self._runner.run(work, limit_ms / 1000)
         except Busy:  # no sign that the model is sick: the breaker hears nothing of it
-            return self._fall_back(task.key, surface, bundle, k, requested), "model_busy"
+            return self._fall_back(state, task.key, surface, bundle, k, requested), "model_busy"
         except TimedOut:
             reason = "model_timeout"
         except NoThreadLeft:
@@ -240,16 +244,18 @@ class RankCandidates(AsyncFunction):
             self._breaker.succeeded()
             return slate, None
         self._breaker.failed()
-        return self._fall_back(task.key, surface, bundle, k, requested), reason
+        return self._fall_back(state, task.key, surface, bundle, k, requested), reason
 
-    def _fall_back(self, key: str, surface: str, bundle: LoadedBundle, k: int, requested: list[str] | None) -> Slate:
+    def _fall_back(
+        self, state: UserState, key: str, surface: str, bundle: LoadedBundle, k: int, requested: list[str] | None
+    ) -> Slate:
         """The last good list of this surface, or the popular items; the caller's candidates by popularity."""
-        unavailable = self._replica.unavailable
+        unwanted = self._replica.unavailable | hidden(state)
         if requested is not None:
-            items = bundle.popular_first(requested)
+            items = bundle.popular_first(list(dict.fromkeys(requested)))
         else:
             items = self._last_good.get((key, surface)) or bundle.popular
-        kept = [item for item in items if item.item_id not in unavailable][:k]
+        kept = [item for item in items if item.item_id not in unwanted][:k]
         return Slate(kept, {"fallback": len(kept)}, {})
 
     def _remember(self, key: str, surface: str, items: list[RankedItem]) -> None:
@@ -262,7 +268,9 @@ class RankCandidates(AsyncFunction):
         assert self._redis is not None
         namespace = self._connections.redis_namespace
         entries = [Entry(features_redis_key(namespace, task.key), FEATURES_FIELD, features_body)]
-        entries += [Entry(list_redis_key(namespace, task.key, one.surface), LIST_FIELD, encode_json(one)) for one in lists]
+        entries += [
+            Entry(list_redis_key(namespace, task.key, one.surface), LIST_FIELD, encode_json(one)) for one in lists
+        ]
         keys, args = cas_arguments(version(task.state_epoch, task.list_no), LIST_TTL_MS, entries)
         reached = await self._redis.write(keys, args)
         for one in lists:
@@ -274,6 +282,8 @@ class RankCandidates(AsyncFunction):
         now = time.monotonic()
         if now - self._popular_at.get(surface, -1e9) < self._settings.popular_every_s:
             return
+        if len(self._popular_at) >= _SURFACES_CAP:  # surfaces are named by callers: any number of them may come
+            self._popular_at.clear()
         self._popular_at[surface] = now
         popular = self._bundles.get(version)[0].popular
         ids = [item.item_id for item in popular if item.item_id not in self._replica.unavailable][: self._settings.k]

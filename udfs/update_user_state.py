@@ -61,10 +61,6 @@ class UpdateUserState(KeyedBroadcastProcessFunction):
         outcome = at_timer(
             decode(blob), ctx.get_current_key(), timestamp, now_ms, self._current_stamp(ctx), self._rules
         )
-        if outcome is None:
-            self._counters.add("users_cleared", 1)
-            self._state.clear()
-            return
         yield from self._emit(outcome, ctx)
 
     def process_broadcast_element(self, value: Row, ctx: Any) -> Iterator[Any]:
@@ -86,7 +82,9 @@ class UpdateUserState(KeyedBroadcastProcessFunction):
         return self._stamp
 
     def _emit(self, outcome: Outcome, ctx: Any) -> Iterator[Any]:
-        if outcome.store is not None:
+        if outcome.clear:
+            self._state.clear()
+        elif outcome.store is not None:
             self._state.update(outcome.store)
         for timer_ms in outcome.timers_ms:
             ctx.timer_service().register_processing_time_timer(timer_ms)

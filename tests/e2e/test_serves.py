@@ -8,11 +8,15 @@ import uuid
 import msgspec
 import pytest
 
+from cli.cluster import publish
 from client.requests import RankRequester
 from demo.world import load
+from models.bundle import latest, read_manifest
+from models.store import SHIPPED
 from schemas import headers, topics
+from schemas.control import ActivateBundle
 from schemas.interaction import decode_interaction
-from schemas.ranking import decode_list
+from schemas.ranking import RankedList, decode_list
 from tests.e2e.engine import Engine, Reader, event, produce, raw, wait_for
 
 ITEMS = [item.item_id for item in load().items]
@@ -161,3 +165,35 @@ def test_ten_rankings_of_one_user_reach_kafka_in_order(engine: Engine) -> None:
 
         reader.until(lambda _: len(mine()) > 0 and mine()[-1] >= 10, limit_s=20)
     assert mine() == sorted(set(mine()))
+
+
+def test_a_bundle_is_swapped_under_load_without_a_list_lost_or_mixed(engine: Engine) -> None:
+    versions = sorted(path.name for path in SHIPPED.iterdir() if path.is_dir())
+    first, second = latest(SHIPPED), next(version for version in versions if version != latest(SHIPPED))
+    user, sent = new_user("swap"), []
+    rankers = {version: read_manifest(SHIPPED / version).ranker for version in (first, second)}
+    with Reader(engine.where, topics.RANKED_FEED) as reader, engine.events() as events:
+
+        def click() -> None:
+            sent.append(events.send(raw(event(user, item_id=ITEMS[len(sent) % 500]))).event_id)
+            time.sleep(0.03)
+
+        def mine() -> list[RankedList]:
+            lists = [decode_list(record.value) for record in reader.records[topics.RANKED_FEED]]
+            return [one for one in lists if one.key == f"u:{user}"]
+
+        for _ in range(20):
+            click()
+        for version in (second, "no-such-bundle", first):
+            publish(engine.where, topics.CONTROL, [(b"bundle", msgspec.json.encode(ActivateBundle(version)))])
+            for _ in range(100):
+                click()
+        reader.until(lambda _: bool(mine()) and mine()[-1].receipt.freshness.last_event_id == sent[-1], limit_s=30)
+    lists = mine()
+    assert [one.receipt.bundle for one in lists if one.receipt.bundle == second], "the second bundle has ranked"
+    assert lists[-1].receipt.bundle == first
+    assert all(one.receipt.ranker == rankers[one.receipt.bundle] for one in lists)
+    # Each click was 30 ms after the one before, more than the throttle: each has its list, or a newer list covers it.
+    assert lists[-1].receipt.freshness.event_no == len(sent)
+    assert [one.list_no for one in lists] == sorted({one.list_no for one in lists})
+    assert engine.restarts == 0

@@ -69,8 +69,9 @@ def main(bundles: str) -> None:
     for offset, (key, body) in enumerate(EVENTS):
         value = "nonsense" if body is None else json.dumps({"session_id": "s", "schema_version": 2, **body})
         rows.append(f"('{key}', '{value}', {offset})")
+    append_ms = int(time.time() * 1000) + _AHEAD_MS
     query = tables.sql_query(
-        f"""SELECT k, ROW('events', k, CAST(v AS BYTES), 0, CAST(o AS BIGINT), CAST({int(time.time() * 1000) + _AHEAD_MS} AS BIGINT),
+        f"""SELECT k, ROW('events', k, CAST(v AS BYTES), 0, CAST(o AS BIGINT), CAST({append_ms} AS BIGINT),
             CAST(NULL AS STRING), CAST(NULL AS STRING), CAST(NULL AS STRING), CAST(NULL AS STRING)) AS r
             FROM (VALUES {", ".join(rows)}) AS t(k, v, o)"""
     )

@@ -74,7 +74,7 @@ BAD: dict[str, tuple[bytes | None, Reason]] = {
     "version as string": (dumped(schema_version="2"), Reason.WRONG_TYPE),
     "version as float": (dumped(schema_version=2.0), Reason.WRONG_TYPE),
     "version as boolean": (dumped(schema_version=True), Reason.WRONG_TYPE),
-    "unknown type": (raw() .replace(b'"click"', b'"poke"'), Reason.UNKNOWN_TYPE),
+    "unknown type": (raw().replace(b'"click"', b'"poke"'), Reason.UNKNOWN_TYPE),
     "type in capitals": (raw().replace(b'"click"', b'"Click"'), Reason.UNKNOWN_TYPE),
     "type of 60,000 letters": (raw().replace(b'"click"', b'"' + b"a" * 60_000 + b'"'), Reason.UNKNOWN_TYPE),
     "type as number": (raw().replace(b'"click"', b"7"), Reason.WRONG_TYPE),
@@ -124,7 +124,10 @@ BAD: dict[str, tuple[bytes | None, Reason]] = {
     "order without lines": (props("purchase", order_id="o", items=[]), Reason.OUT_OF_RANGE),
     "order of 101 lines": (props("purchase", order_id="o", items=[{"item_id": "i"}] * 101), Reason.OUT_OF_RANGE),
     "order line without item": (props("purchase", order_id="o", items=[{"quantity": 1}]), Reason.MISSING_FIELD),
-    "order line of nothing": (props("purchase", order_id="o", items=[{"item_id": "i", "quantity": 0}]), Reason.OUT_OF_RANGE),
+    "order line of nothing": (
+        props("purchase", order_id="o", items=[{"item_id": "i", "quantity": 0}]),
+        Reason.OUT_OF_RANGE,
+    ),
     "price negative": (props("add_to_cart", price=-0.5), Reason.OUT_OF_RANGE),
     "unknown device": (props("click", context={"device": "fridge"}), Reason.OUT_OF_RANGE),
     "consent as string": (props("click", consent={"train": "yes"}), Reason.WRONG_TYPE),
@@ -251,7 +254,10 @@ def test_random_bytes_never_raise(value: bytes) -> None:
     parse_event(value)
 
 
-_VALID = [raw(kind) for kind in EVENT_TYPES] + [v1(props={"dwell_ms": "8"}), v1("purchase", props={"order_id": "o", "items": "a,b"})]
+_VALID = [raw(kind) for kind in EVENT_TYPES] + [
+    v1(props={"dwell_ms": "8"}),
+    v1("purchase", props={"order_id": "o", "items": "a,b"}),
+]
 
 
 @given(st.sampled_from(_VALID), st.lists(st.tuples(st.integers(0, 400), st.binary(max_size=3)), min_size=1, max_size=4))
@@ -266,7 +272,11 @@ def test_mutated_events_never_raise(value: bytes, edits: list[tuple[int, bytes]]
 
 
 _json = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
@@ -277,7 +287,11 @@ def test_any_value_in_any_field_never_raises(kind: str, field: str, value: Any, 
     parse_event(json.dumps(body(kind) | {"schema_version": schema_version} | {field: value}).encode())
 
 
-_ids = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=[chr(n) for n in range(32)] + ["\x7f"]), min_size=1, max_size=64)
+_ids = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters=[chr(n) for n in range(32)] + ["\x7f"]),
+    min_size=1,
+    max_size=64,
+)
 
 
 @given(
@@ -291,10 +305,19 @@ _ids = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=[chr(
     position=st.none() | st.integers(0, 100_000),
 )
 def test_every_valid_event_round_trips(
-    kind: str, item: str, event_id: str, session_id: str, user_id: str | None, ts_ms: int, surface: str | None, position: int | None
+    kind: str,
+    item: str,
+    event_id: str,
+    session_id: str,
+    user_id: str | None,
+    ts_ms: int,
+    surface: str | None,
+    position: int | None,
 ) -> None:
     extra = {name: value for name, value in (("surface", surface), ("position", position)) if value is not None}
-    parsed = parse_event(raw(kind, item, event_id=event_id, session_id=session_id, user_id=user_id, ts_ms=ts_ms, props=extra))
+    parsed = parse_event(
+        raw(kind, item, event_id=event_id, session_id=session_id, user_id=user_id, ts_ms=ts_ms, props=extra)
+    )
     assert not isinstance(parsed, Rejected), parsed
     assert (parsed.event_id, parsed.session_id, parsed.user_id, parsed.ts_ms) == (event_id, session_id, user_id, ts_ms)
     assert parse_event(msgspec.json.encode(parsed)) == parsed

@@ -32,7 +32,11 @@ def test_only_sessions_are_anonymous(key: str, anonymous: bool) -> None:
 @pytest.mark.parametrize("name", NASTY)
 def test_all_keys_of_a_user_share_a_hash_tag(name: str) -> None:
     key = f"u:{name}"
-    tags = {hash_tag(features_redis_key("ns:", key)), hash_tag(list_redis_key("ns:", key, "home")), hash_tag(list_redis_key("", key, "cart"))}
+    tags = {
+        hash_tag(features_redis_key("ns:", key)),
+        hash_tag(list_redis_key("ns:", key, "home")),
+        hash_tag(list_redis_key("", key, "cart")),
+    }
     assert len(tags) == 1 and tags != {""}
 
 

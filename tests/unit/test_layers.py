@@ -1,12 +1,13 @@
 """The one-way layer rule of docs: which folder may import which, and where the heavy packages may appear.
 
-    schemas ─ udfs/logic ─ models ─ udfs ─ client ─ jobs ─ local ─ demo ─ cli        each uses only those named for it
+schemas ─ udfs/logic ─ models ─ udfs ─ client ─ jobs ─ local ─ demo ─ cli        each uses only those named for it
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,12 +27,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"schemas", "udfs/logic", "models", "udfs", "client", "jobs", "local", "demo"},
 }
 # What a worker imports to serve a bundle: it must run where torch is not installed.
-SERVING = {f"models/{name}.py" for name in ("featurise", "scorer", "bundle", "retrieval", "store", "vocabulary", "tables")}
+SERVING = {
+    f"models/{name}.py" for name in ("featurise", "scorer", "bundle", "retrieval", "store", "vocabulary", "tables")
+}
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}
 
 
+@cache
 def files() -> list[Path]:
-    return sorted(path for folder in {layer.split("/")[0] for layer in MAY_IMPORT} for path in (ROOT / folder).rglob("*.py"))
+    return sorted(
+        path for folder in {layer.split("/")[0] for layer in MAY_IMPORT} for path in (ROOT / folder).rglob("*.py")
+    )
 
 
 def name_of(path: Path) -> str:
@@ -46,8 +52,13 @@ def layer_of(name: str) -> str | None:
     return parts[0] if parts[0] in MAY_IMPORT else None
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def imports(path: Path) -> tuple[str, ...]:
     """Every module a file imports, at any depth: an import inside a function counts as well."""
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -90,7 +101,10 @@ def test_pyflink_stays_in_the_adapters() -> None:
 
 def test_serving_needs_no_torch() -> None:
     """Contract: torch is in the `train` extra only; what serving imports, directly or not, must do without."""
-    reached, waiting = set[str](), [name for name in map(name_of, files()) if name in SERVING or layer_of(name) in ("udfs", "jobs")]
+    reached, waiting = (
+        set[str](),
+        [name for name in map(name_of, files()) if name in SERVING or layer_of(name) in ("udfs", "jobs")],
+    )
     while waiting:
         name = waiting.pop()
         if name in reached:
@@ -118,4 +132,6 @@ def test_faiss_stays_in_retrieval() -> None:
 
 
 def test_modules_are_named_for_what_they_do() -> None:
-    assert not [name_of(path) for path in files() if path.stem in FORBIDDEN_NAMES or path.parent.name in FORBIDDEN_NAMES]
+    assert not [
+        name_of(path) for path in files() if path.stem in FORBIDDEN_NAMES or path.parent.name in FORBIDDEN_NAMES
+    ]

@@ -34,7 +34,9 @@ def test_a_good_bundle_loads() -> None:
     assert bundle.embedding.dtype == np.float32
 
 
-@pytest.mark.parametrize("name", ["vocabulary.msgpack", "items.npz", "retrieval.npz", "weights.npz", "history.onnx", "scorer.onnx"])
+@pytest.mark.parametrize(
+    "name", ["vocabulary.msgpack", "items.npz", "retrieval.npz", "weights.npz", "history.onnx", "scorer.onnx"]
+)
 def test_a_changed_byte_is_refused_by_the_name_of_the_file(folder: Path, name: str) -> None:
     blob = bytearray((folder / name).read_bytes())
     blob[len(blob) // 2] ^= 1
@@ -82,7 +84,9 @@ def test_no_bundle_at_all(tmp_path: Path) -> None:
         (RETRIEVAL, {"popular": np.array([7, 10_000])}, "popular names rows outside"),
     ],
 )
-def test_parts_of_different_bundles_are_refused(tmp_path: Path, name: str, change: dict[str, Any], message: str) -> None:
+def test_parts_of_different_bundles_are_refused(
+    tmp_path: Path, name: str, change: dict[str, Any], message: str
+) -> None:
     bundle = Bundle.load(TINY)
     files = {one: (TINY / one).read_bytes() for one in bundle.manifest.files}
     with np.load(TINY / name) as arrays:

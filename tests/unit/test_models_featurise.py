@@ -56,7 +56,12 @@ def test_what_is_no_known_item_goes_down_the_chain(token: str, names: str) -> No
 
 def test_an_unknown_item_takes_the_group_the_shop_describes() -> None:
     found = vocabulary()
-    described = {"a": ("cooking", "videos"), "b": ("unheard-of", "videos"), "c": ("unheard-of", None), "d": (None, None)}
+    described = {
+        "a": ("cooking", "videos"),
+        "b": ("unheard-of", "videos"),
+        "c": ("unheard-of", None),
+        "d": (None, None),
+    }
     rows = found.rows(["a", "b", "c", "d", "e", "running-0"], described.get)
     assert [found.ids[row] for row in rows] == ["cooking", "videos", "<global>", "<global>", "<global>", "running-0"]
     assert [found.level(row) for row in rows] == ["subcategory", "category", "global", "global", "global", "item"]
@@ -76,7 +81,9 @@ def test_an_empty_sequence_is_one_padding_token_of_length_0() -> None:
 
 
 def test_elapsed_hours_are_against_the_anchor_and_never_negative() -> None:
-    sequence = Sequence(["running-0", "gone", "cooking-1"], bytes([2, 0x41, 3]), array("q", [NOW_MS - HOUR_MS, NOW_MS, NOW_MS + 5]))
+    sequence = Sequence(
+        ["running-0", "gone", "cooking-1"], bytes([2, 0x41, 3]), array("q", [NOW_MS - HOUR_MS, NOW_MS, NOW_MS + 5])
+    )
     found = tokens(sequence, NOW_MS, vocabulary())
     assert found.actions.tolist() == [2, 0x41, 3]
     assert found.rows[1] == GLOBAL

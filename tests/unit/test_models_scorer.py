@@ -36,7 +36,9 @@ def test_the_graphs_compute_the_formulas(bundle: Bundle, scorer: DualSequenceSco
     for number, state in enumerate(sample_states(bundle.vocabulary, len(EDGES) + 12, seed=5)):
         surface = number % 2
         rows = rng.integers(1, bundle.vocabulary.size, 3).astype(np.int32)
-        served = scorer.score(state, encode_state_history(scorer, state, NOW_MS), rows, NOW_MS, ("nowhere", "home")[surface])
+        served = scorer.score(
+            state, encode_state_history(scorer, state, NOW_MS), rows, NOW_MS, ("nowhere", "home")[surface]
+        )
         session = tokens(state.session(), NOW_MS, bundle.vocabulary)
         history = tokens(state.history(), history_anchor_ms(state, NOW_MS), bundle.vocabulary)
         counted = counters(state, rows, bundle.vocabulary)
@@ -71,12 +73,12 @@ def test_a_score_does_not_depend_on_the_other_candidates(bundle: Bundle, scorer:
     np.testing.assert_allclose(many[:size], many[size : 2 * size], atol=1e-5)
 
 
-def test_no_candidates_no_scores(bundle: Bundle, scorer: DualSequenceScorer) -> None:
+def test_no_candidates_no_scores(scorer: DualSequenceScorer) -> None:
     encoding = encode_state_history(scorer, UserState(), NOW_MS)
     assert scorer.score(UserState(), encoding, np.zeros(0, np.int32), NOW_MS, "home").shape == (0,)
 
 
-def test_what_is_no_number_sinks_to_the_bottom_and_is_counted(bundle: Bundle, scorer: DualSequenceScorer) -> None:
+def test_what_is_no_number_sinks_to_the_bottom_and_is_counted(scorer: DualSequenceScorer) -> None:
     scorer._tables.item_part[9] = np.nan
     encoding = encode_state_history(scorer, UserState(), NOW_MS)
     scores = scorer.score(UserState(), encoding, np.array([8, 9, 10], np.int32), NOW_MS, "home")
@@ -85,7 +87,7 @@ def test_what_is_no_number_sinks_to_the_bottom_and_is_counted(bundle: Bundle, sc
     assert scorer.non_finite == 1
 
 
-def test_a_run_can_be_stopped(bundle: Bundle, scorer: DualSequenceScorer) -> None:
+def test_a_run_can_be_stopped(scorer: DualSequenceScorer) -> None:
     stop = onnxruntime.RunOptions()
     stop.terminate = True
     with pytest.raises(Exception, match="terminate"):

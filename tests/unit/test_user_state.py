@@ -76,7 +76,7 @@ def busy_tail() -> Tail:
         last_event_id="7f9c2ba4-e88f-4a1f-9c5b-0b2c1e7ad1f3",
         last_event_ts_ms=NOW,
         session_last_ms=NOW,
-        offsets={partition: 123_456_789 for partition in range(2)},
+        offsets=dict.fromkeys(range(2), 123456789),
         surfaces={f"surface-{n}": Surface(NOW, NOW) for n in range(8)},
         sessions={id_hash(f"s{n}"): NOW // 1000 for n in range(8)},
         not_applied=[("duplicate", 3, 123_456_789, f"{id_hash('e'):016x}")] * NOT_APPLIED_CAP,
@@ -158,16 +158,26 @@ def states(draw: st.DrawFn) -> UserState:
     for name in ("event_no", "list_no", "history_no"):
         setattr(state, name, draw(st.integers(0, 2**32 - 1)))
     state.updated_ms, state.session_start_ms = draw(st.integers(0, 2**53)), draw(st.integers(0, 2**53))
-    ids = draw(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1), unique=True, max_size=12))
+    ids = draw(
+        st.lists(
+            st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
+            unique=True,
+            max_size=12,
+        )
+    )
     state.ids = [identifier.encode() for identifier in ids]
     state.nibbles = bytearray(draw(st.binary(min_size=2 * len(ids), max_size=2 * len(ids))))
     if ids:
         slots = st.integers(0, len(ids) - 1)
-        for slot, code, ts in draw(st.lists(st.tuples(slots, st.integers(0, 255), st.integers(-(2**31), 2**31 - 1)), max_size=SESSION_CAP)):
+        for slot, code, ts in draw(
+            st.lists(st.tuples(slots, st.integers(0, 255), st.integers(-(2**31), 2**31 - 1)), max_size=SESSION_CAP)
+        ):
             state.session_slots.append(slot)
             state.session_actions.append(code)
             state.session_ts.append(ts)
-        for slot, code, ts in draw(st.lists(st.tuples(slots, st.integers(0, 255), st.integers(0, 2**32 - 1)), max_size=20)):
+        for slot, code, ts in draw(
+            st.lists(st.tuples(slots, st.integers(0, 255), st.integers(0, 2**32 - 1)), max_size=20)
+        ):
             state.history_slots.append(slot)
             state.history_actions.append(code)
             state.history_ts.append(ts)
@@ -285,7 +295,11 @@ def test_a_full_dictionary_gives_up_only_what_no_sequence_names() -> None:
             counts[item] = 0  # its counters begin anew, also where they had been given up
         state.count(slot, 1, 7)
         counts[item] += 7
-        kept, slots, cap = (session, state.session_slots, SESSION_CAP) if rng.random() < 0.3 else (history, state.history_slots, HISTORY_CAP)
+        kept, slots, cap = (
+            (session, state.session_slots, SESSION_CAP)
+            if rng.random() < 0.3
+            else (history, state.history_slots, HISTORY_CAP)
+        )
         kept.append(item)
         slots.append(slot)
         if len(kept) > cap:
@@ -315,7 +329,8 @@ def test_action_codes_are_what_bundles_were_trained_with() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dwell_ms", "bucket"), [(None, 0), (0, 1), (1_999, 1), (2_000, 2), (12_000, 4), (179_999, 6), (180_000, 7), (86_400_000, 7)]
+    ("dwell_ms", "bucket"),
+    [(None, 0), (0, 1), (1_999, 1), (2_000, 2), (12_000, 4), (179_999, 6), (180_000, 7), (86_400_000, 7)],
 )
 def test_dwell_buckets(dwell_ms: int | None, bucket: int) -> None:
     assert len(DWELL_BUCKETS_MS) == 6

@@ -59,9 +59,10 @@ class Rules(msgspec.Struct, frozen=True):
 class Outcome:
     """What the operator has to do: emit, store, set timers, count."""
 
-    __slots__ = ("counted", "outputs", "store", "task", "timers_ms")
+    __slots__ = ("clear", "counted", "outputs", "store", "task", "timers_ms")
 
     def __init__(self) -> None:
+        self.clear = False  # forget the user
         self.outputs: list[TopicRecord] = []
         self.task: RankTask | None = None
         self.store: bytes | None = None
@@ -88,14 +89,12 @@ def handle(
     return outcome
 
 
-def at_timer(
-    state: UserState, routing_key: str, timer_ms: int, now_ms: int, stamp: Stamp, rules: Rules
-) -> Outcome | None:
-    """Decide a timer. None means that the user has been idle for so long that the state is to be cleared."""
+def at_timer(state: UserState, routing_key: str, timer_ms: int, now_ms: int, stamp: Stamp, rules: Rules) -> Outcome:
+    """Decide a timer: rank what has waited for the throttle, or forget a user who has been idle for too long."""
     outcome = Outcome()
     if state.tail.idle_timer_h and timer_ms >= state.tail.idle_timer_h * _HOUR_MS:
         if now_ms - state.updated_ms >= rules.sessions.idle_ms:
-            return None
+            return _forgotten(state, routing_key, outcome)
         state.tail.idle_timer_h = 0
     user = _User(state, routing_key, now_ms, stamp, rules, outcome, now_ms)
     if state.tail.timer_ms and timer_ms >= state.tail.timer_ms:
@@ -106,21 +105,24 @@ def at_timer(
     return outcome
 
 
+def _forgotten(state: UserState, key: str, outcome: Outcome) -> Outcome:
+    """Clear the state, and with it what the compacted topics keep of the user: records without a value."""
+    outcome.clear = True
+    outcome.count("users_cleared")
+    outcome.outputs.append(TopicRecord(topics.FEATURES, key.encode(), None))
+    for surface in state.tail.surfaces:
+        outcome.outputs.append(TopicRecord(topics.RANKED_FEED_LATEST, f"{key}|{surface}".encode(), None))
+    return outcome
+
+
 class _User:
     """One record's way through one user's state."""
 
     def __init__(
         self, state: UserState, key: str, now_ms: int, stamp: Stamp, rules: Rules, outcome: Outcome, append_ms: int
     ) -> None:
-        self.state, self.key, self.now_ms, self.stamp, self.rules, self.outcome = (
-            state,
-            key,
-            now_ms,
-            stamp,
-            rules,
-            outcome,
-        )
-        self.append_ms = append_ms
+        self.state, self.key, self.stamp, self.rules, self.outcome = state, key, stamp, rules, outcome
+        self.now_ms, self.append_ms = now_ms, append_ms
 
     def event(self, record: Record) -> None:
         event = parse_event(record.value)
@@ -186,7 +188,9 @@ class _User:
             self._answer(_request_id(record.value), error=detail_of(error))
             return
         if request.user_id is None and request.session_id is None:
-            missing = "Object missing required field `user_id` or `session_id`: one of them names whose list is asked for"
+            missing = (
+                "Object missing required field `user_id` or `session_id`: one of them names whose list is asked for"
+            )
             self._reject(record, Rejected(Reason.MISSING_FIELD, missing))
             self._answer(request.request_id, error=missing)
             return
@@ -362,7 +366,9 @@ def _with_origin(topic: str, record: Record, found: dict[str, bytes]) -> TopicRe
         headers.APPEND_MS: str(at.append_ms).encode(),
     }
     # A key is bytes that may not be text: what stands for them takes three times the room, which a record may not have.
-    return TopicRecord(topic, (record.key or "")[:_DEAD_KEY_CHARS].encode(errors="replace"), record.value, found | origin)
+    return TopicRecord(
+        topic, (record.key or "")[:_DEAD_KEY_CHARS].encode(errors="replace"), record.value, found | origin
+    )
 
 
 class _Asked(msgspec.Struct):

@@ -199,7 +199,9 @@ def _in_session(state: UserState, ts_ms: int, settings: SessionSettings) -> bool
         state.session_start_ms = state.tail.session_last_ms = ts_ms
         # What a caller handed in ends with the session, unless it was handed in for the one that opens now.
         candidates, surfaces = state.tail.candidates, state.tail.surfaces
-        state.tail.candidates = {name: candidates[name] for name in candidates if ts_ms - surfaces[name].seen_ms <= settings.gap_ms}
+        state.tail.candidates = {
+            name: candidates[name] for name in candidates if ts_ms - surfaces[name].seen_ms <= settings.gap_ms
+        }
         return True
     first = state.session_start_ms + min(0, state.session_ts[0] if state.session_ts else 0)
     if ts_ms < first - settings.gap_ms:

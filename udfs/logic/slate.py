@@ -151,14 +151,18 @@ def _without(state: UserState, place: int) -> UserState:
     return shorter
 
 
+def hidden(state: UserState) -> set[str]:
+    """Items that the user does not want to see, as far back as the history goes."""
+    return _acted_on(state, _HIDDEN, with_history=True)
+
+
 def _removed(
     state: UserState, item_ids: list[str], seen_hashes: npt.NDArray[np.uint32] | None, unavailable: Container[str]
 ) -> dict[int, str]:
     """Places to leave out, and why. What the caller hands in (`seen_hashes` None) is not filtered by having been seen."""
     removed = {place: "out_of_stock" for place, item_id in enumerate(item_ids) if item_id in unavailable}
-    hidden = _acted_on(state, _HIDDEN, with_history=True)
-    if hidden:
-        removed |= {place: "hidden" for place, item_id in enumerate(item_ids) if item_id in hidden}
+    if unwanted := hidden(state):
+        removed |= {place: "hidden" for place, item_id in enumerate(item_ids) if item_id in unwanted}
     if seen_hashes is None:
         return removed
     bought = _acted_on(state, _BOUGHT, with_history=False)

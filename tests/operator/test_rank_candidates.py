@@ -1,0 +1,571 @@
+"""RankCandidates on fakes: order, skipping, fallbacks, what is written and what is emitted. No JVM, no Redis, no Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from schemas import topics
+from schemas.connections import Connections
+from schemas.ranking import (
+    RankedList,
+    RankRequest,
+    RankResponse,
+    RankTask,
+    SessionFeatures,
+    decode_features,
+    decode_list,
+    decode_response,
+    encode_task,
+)
+from schemas.redis_layout import version
+from schemas.user_state import UserState, encode
+from tests.fakes import NOW, FakeBundle, FakeBundleStore, FakeRunOptions, FakeRuntimeContext, event
+from udfs import rank_candidates
+from udfs.logic.sessions import Position, apply_event, freshness
+from udfs.rank_candidates import RankCandidates, RankSettings
+from udfs.runner import Runner
+
+PLENTY_S = 20.0
+
+
+class FakeReplica:
+    def __init__(self) -> None:
+        self.unavailable: set[str] = set()
+        self.offsets = {0: 41}
+        self.running = False
+
+    def start(self) -> None:
+        self.running = True
+
+    def stop(self) -> None:
+        self.running = False
+
+    def groups_of(self, item_id: str) -> None:
+        return None
+
+
+class FakeRedis:
+    """Keeps what is written, in order; `down` makes it answer as the writer does when Redis is away."""
+
+    def __init__(self) -> None:
+        self.writes: list[tuple[list[str], list[Any]]] = []
+        self.popular: list[str] = []
+        self.down = False
+        self.before_write: Callable[[], Awaitable[None]] | None = None
+
+    async def write(self, keys: list[str], args: list[Any]) -> bool:
+        if self.before_write is not None:
+            await self.before_write()
+        if not self.down:
+            self.writes.append((keys, args))
+        return not self.down
+
+    async def set_popular(self, key: str, body: bytes) -> None:
+        self.popular.append(key)
+
+
+class Harness:
+    """The operator, opened, with fakes for everything around it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
+        self.bundle = FakeBundle()
+        self.store = FakeBundleStore(self.bundle, FakeBundle("b2"))
+        self.replica, self.redis, self.runtime = FakeReplica(), FakeRedis(), FakeRuntimeContext()
+        monkeypatch.setattr(rank_candidates, "BundleStore", lambda *_, **__: self.store)
+        monkeypatch.setattr(rank_candidates, "ItemsReplica", lambda *_: self.replica)
+        monkeypatch.setattr(rank_candidates, "RedisWriter", lambda *_: self.redis)
+        self.operator = RankCandidates(
+            Connections(namespace="test-"), RankSettings("", **({"model_limit_ms": 5_000} | settings))
+        )
+        self.operator.open(self.runtime)
+        self.operator._runner.close()
+        self.operator._runner = Runner(FakeRunOptions)
+
+    def run(self, *tasks: RankTask | bytes) -> list[list[Any]]:
+        """All tasks at once, as they stand in one bundle; the rows of each."""
+
+        async def all_at_once() -> list[list[Any]]:
+            values = [one if isinstance(one, bytes) else encode_task(one) for one in tasks]
+            return await asyncio.wait_for(
+                asyncio.gather(*(self.operator.async_invoke(value) for value in values)), PLENTY_S
+            )
+
+        return asyncio.run(all_at_once())
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return self.runtime.metrics.counts()
+
+
+@pytest.fixture
+def harness(monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
+    found = Harness(monkeypatch)
+    yield found
+    found.operator.close()
+
+
+def user(*items: str) -> UserState:
+    state = UserState()
+    for n, item in enumerate(items):
+        apply_event(state, event("click", item, ts_ms=NOW + n, event_id=f"e{n}"), Position(3, n, NOW + n))
+    return state
+
+
+def task(*surfaces: str, list_no: int = 1, state: UserState | None = None, **fields: Any) -> RankTask:
+    values: dict[str, Any] = {
+        "key": "u:alice",
+        "state_epoch": 7,
+        "now_ms": NOW,
+        "trigger": "click",
+        "bundle": None,
+        "append_ms": NOW,
+    }
+    return RankTask(
+        surfaces=list(surfaces), list_no=list_no, state=encode(state or user("item-1")), **(values | fields)
+    )
+
+
+def request(**fields: Any) -> RankRequest:
+    values: dict[str, Any] = {
+        "request_id": "r1",
+        "session_id": "s1",
+        "user_id": "alice",
+        "ts_ms": NOW,
+        "schema_version": 2,
+    }
+    return RankRequest(**(values | fields))
+
+
+def by_topic(rows: list[Any], topic: str) -> list[bytes]:
+    return [row[2] for row in rows if row[0] == f"test-{topic}"]
+
+
+def lists(rows: list[Any]) -> list[RankedList]:
+    return [decode_list(value) for value in by_topic(rows, topics.RANKED_FEED)]
+
+
+def features(rows: list[Any]) -> list[SessionFeatures]:
+    return [decode_features(value) for value in by_topic(rows, topics.FEATURES)]
+
+
+def responses(rows: list[Any]) -> list[RankResponse]:
+    return [decode_response(value) for value in by_topic(rows, topics.RANK_RESPONSES)]
+
+
+def names(ranked: RankedList) -> list[str]:
+    return [item.item_id for item in ranked.items]
+
+
+# ── a list ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_task_becomes_a_list_on_both_topics(harness: Harness) -> None:
+    (rows,) = harness.run(task("home"))
+    assert [(row[0], row[1]) for row in rows] == [
+        ("test-features", b"u:alice"),
+        ("test-ranked-feed", b"u:alice|home"),
+        ("test-ranked-feed-latest", b"u:alice|home"),
+    ]
+    assert by_topic(rows, topics.RANKED_FEED) == by_topic(rows, topics.RANKED_FEED_LATEST)
+
+
+def test_a_list_says_who_where_and_which(harness: Harness) -> None:
+    ((found,),) = [lists(rows) for rows in harness.run(task("home", list_no=5))]
+    assert (found.key, found.surface, found.state_epoch, found.list_no, found.trigger) == (
+        "u:alice",
+        "home",
+        7,
+        5,
+        "click",
+    )
+    assert (found.fallback, found.degraded, found.request_id) == (None, [], None)
+    assert names(found)[:3] == ["item-20", "item-19", "item-18"]
+
+
+def test_the_receipt_says_what_was_seen_and_what_made_it(harness: Harness) -> None:
+    state = user("item-1", "item-2")
+    receipt = lists(harness.run(task("home", state=state))[0])[0].receipt
+    assert receipt.freshness == freshness(state)
+    assert (receipt.bundle, receipt.ranker, receipt.policy, receipt.items_offsets) == ("b1", "fake", "1", {0: 41})
+    assert set(receipt.stage_ms) == {"candidates", "encode", "score", "select", "total"}
+
+
+def test_the_same_content_has_the_same_list_id_and_other_content_another(harness: Harness) -> None:
+    first = lists(harness.run(task("home"))[0])[0]
+    again = lists(harness.run(task("home"))[0])[0]
+    harness.replica.unavailable.add("item-20")
+    other = lists(harness.run(task("home"))[0])[0]
+    assert (first.list_id == again.list_id, first.list_id == other.list_id) == (True, False)
+
+
+def test_each_surface_gets_its_list(harness: Harness) -> None:
+    assert [one.surface for one in lists(harness.run(task("home", "cart"))[0])] == ["home", "cart"]
+
+
+def test_features_tell_the_session(harness: Harness) -> None:
+    state = user("item-1")
+    apply_event(state, event("search", props={"query": "Shoes"}, ts_ms=NOW + 9), Position(3, 9, NOW + 9))
+    (found,) = features(harness.run(task("home", state=state, list_no=5))[0])
+    assert (found.key, found.list_no, found.session_items, found.session_actions) == (
+        "u:alice",
+        5,
+        ["item-1", "shoes"],
+        ["click", "search"],
+    )
+    assert (found.session_ts_ms, found.freshness) == ([NOW, NOW + 9], freshness(state))
+
+
+def test_a_state_only_task_writes_features_only(harness: Harness) -> None:
+    (rows,) = harness.run(task(trigger="state"))
+    assert [row[0] for row in rows] == ["test-features"]
+    assert [keys for keys, _ in harness.redis.writes] == [["test-riffle:features:{u:alice}"]]
+    assert harness.bundle.scored == []
+
+
+def test_redis_gets_all_of_an_event_in_one_write(harness: Harness) -> None:
+    (rows,) = harness.run(task("home", "cart", list_no=5))
+    ((keys, args),) = harness.redis.writes
+    assert keys == [
+        "test-riffle:features:{u:alice}",
+        "test-riffle:list:{u:alice}:home",
+        "test-riffle:list:{u:alice}:cart",
+    ]
+    assert args[0] == version(7, 5)
+    assert args[3::2] == [*by_topic(rows, topics.FEATURES), *by_topic(rows, topics.RANKED_FEED)]
+
+
+def test_the_popular_list_is_refreshed_now_and_then(harness: Harness) -> None:
+    harness.run(task("home", "cart"))
+    harness.run(task("home", list_no=2))
+    assert harness.redis.popular == ["test-riffle:popular:home", "test-riffle:popular:cart"]
+
+
+def test_candidates_handed_in_are_ranked_for_events_too(harness: Harness) -> None:
+    state = user("item-1")
+    state.tail.candidates = {"home": ["item-3", "item-5"]}
+    home, cart = lists(harness.run(task("home", "cart", state=state))[0])
+    assert names(home) == ["item-5", "item-3"]
+    assert len(names(cart)) == 20
+
+
+# ── bundles ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_stamped_bundle_ranks(harness: Harness) -> None:
+    assert lists(harness.run(task("home", bundle="b2"))[0])[0].receipt.bundle == "b2"
+    assert "bundle_fallbacks" not in harness.counts
+
+
+def test_an_unknown_bundle_is_stood_in_for_and_counted(harness: Harness) -> None:
+    assert lists(harness.run(task("home", bundle="b9"))[0])[0].receipt.bundle == "b1"
+    assert harness.counts["bundle_fallbacks"] == 1
+
+
+# ── order and skipping ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_superseded_task_is_skipped_and_counted(harness: Harness) -> None:
+    older, newer = harness.run(task("home", list_no=1), task("home", list_no=2))
+    assert older == []
+    assert [one.list_no for one in lists(newer)] == [2]
+    assert harness.counts["rankings_superseded"] == 1
+
+
+def test_a_task_is_ranked_where_only_one_of_its_surfaces_is_superseded(harness: Harness) -> None:
+    older, newer = harness.run(task("home", "cart", list_no=1), task("home", list_no=2))
+    assert [one.surface for one in lists(older)] == ["home", "cart"]
+    assert [one.surface for one in lists(newer)] == ["home"]
+
+
+def test_users_do_not_supersede_each_other(harness: Harness) -> None:
+    one, other = harness.run(task("home", list_no=1), task("home", list_no=2, key="u:bob"))
+    assert (len(lists(one)), len(lists(other))) == (1, 1)
+
+
+def test_requests_and_state_only_tasks_are_never_skipped(harness: Harness) -> None:
+    asked, told, newest = harness.run(
+        task("home", list_no=1, request=request()), task(list_no=2, trigger="state"), task("home", list_no=3)
+    )
+    assert (len(responses(asked)), len(features(told)), len(lists(newest))) == (1, 1, 1)
+
+
+def test_an_explanation_supersedes_nothing(harness: Harness) -> None:
+    """Contract: it is not published, so the list before it is still the newest that a reader can find."""
+    ranked, explained = harness.run(task("home", list_no=1), task("home", list_no=2, request=request(explain=True)))
+    assert [one.list_no for one in lists(ranked)] == [1]
+    assert len(responses(explained)) == 1
+
+
+def test_nothing_is_remembered_of_tasks_that_are_done(harness: Harness) -> None:
+    harness.run(task("home", list_no=1), task("home", list_no=2), task("cart", list_no=3), b"junk")
+    assert (harness.operator._newest, harness.operator._last_of_user) == ({}, {})
+
+
+def arrange(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The order in which the tasks of a bundle end, by list_no."""
+    ended: list[int] = []
+    rank = harness.operator._rank
+
+    async def told(one: RankTask) -> Any:
+        try:
+            return await rank(one)
+        finally:
+            ended.append(one.list_no)
+
+    monkeypatch.setattr(harness.operator, "_rank", told)
+    return ended
+
+
+def test_a_users_tasks_end_in_order_though_the_first_is_slow(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = arrange(harness, monkeypatch)
+    turns = iter(range(100))
+
+    async def first_is_slow() -> None:
+        if next(turns) == 0:
+            for _ in range(20):
+                await asyncio.sleep(0.001)
+
+    harness.redis.before_write = first_is_slow
+    harness.run(*(task(f"s{n}", list_no=n) for n in range(1, 6)))
+    assert ended == [1, 2, 3, 4, 5]
+    assert [args[0] for _, args in harness.redis.writes] == [version(7, n) for n in range(1, 6)]
+
+
+def test_a_skipped_task_does_not_let_the_next_overtake_the_one_before(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Contract: ranked-feed is in list_no order: 1 is slow, 2 is skipped, 3 must wait for 1."""
+    ended = arrange(harness, monkeypatch)
+    gate = threading.Event()
+
+    async def let_the_others_try() -> None:
+        if not gate.is_set():
+            gate.set()
+            for _ in range(20):
+                await asyncio.sleep(0.001)
+
+    harness.redis.before_write = let_the_others_try
+    harness.run(task("cart", list_no=1), task("home", list_no=2), task("home", list_no=3))
+    assert ended == [1, 2, 3]
+    assert [args[0] for _, args in harness.redis.writes] == [version(7, 1), version(7, 3)]
+
+
+def test_a_failed_task_does_not_let_the_next_overtake_the_one_before(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = arrange(harness, monkeypatch)
+    broken = msgspec.structs.replace(task("shop", list_no=2), state=b"\x09")
+    harness.run(task("cart", list_no=1), broken, task("home", list_no=3))
+    assert ended == [1, 2, 3]
+    assert harness.counts["tasks_failed"] == 1
+
+
+# ── what goes wrong ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def fail(error: BaseException) -> Callable[[UserState, Any], None]:
+    def during_score(_state: UserState, _stop: Any) -> None:
+        raise error
+
+    return during_score
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("bad node"), MemoryError(), asyncio.CancelledError(), SystemExit(1), StopIteration()]
+)
+def test_a_model_error_is_a_named_fallback(harness: Harness, error: BaseException) -> None:
+    """Contract: whatever scoring raises, the user gets a list that says why it is another."""
+    harness.bundle.during_score = fail(error)
+    (found,) = lists(harness.run(task("home"))[0])
+    assert (found.fallback, names(found)) == ("model_error", [f"item-{n}" for n in range(1, 6)])
+    assert harness.counts["fallback_model_error"] == 1
+
+
+def test_the_last_good_list_is_the_first_fallback(harness: Harness) -> None:
+    good = lists(harness.run(task("home"))[0])[0]
+    harness.bundle.during_score = fail(RuntimeError())
+    found = lists(harness.run(task("home", list_no=2))[0])[0]
+    assert (found.fallback, names(found)) == ("model_error", names(good))
+
+
+def test_what_has_sold_out_since_leaves_the_fallback(harness: Harness) -> None:
+    harness.run(task("home"))
+    harness.replica.unavailable.add("item-20")
+    harness.bundle.during_score = fail(RuntimeError())
+    assert "item-20" not in names(lists(harness.run(task("home", list_no=2))[0])[0])
+
+
+def test_a_callers_candidates_are_its_fallback_each_once(harness: Harness) -> None:
+    harness.bundle.during_score = fail(RuntimeError())
+    (rows,) = harness.run(task("home", request=request(candidates=["item-3", "item-5", "item-3"])))
+    assert names(lists(rows)[0]) == ["item-3", "item-5"]
+
+
+def test_an_explanation_is_not_a_last_good_list(harness: Harness) -> None:
+    harness.run(task("home", request=request(explain=True)))
+    harness.bundle.during_score = fail(RuntimeError())
+    found = lists(harness.run(task("home", list_no=2))[0])[0]
+    assert all(item.why is None for item in found.items)
+
+
+def test_a_model_that_hangs_is_left_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness, let_go = Harness(monkeypatch, model_limit_ms=50), threading.Event()
+    stops: list[Any] = []
+
+    def hang(_state: UserState, stop: Any) -> None:
+        stops.append(stop)
+        let_go.wait(PLENTY_S)
+
+    harness.bundle.during_score = hang
+    try:
+        assert lists(harness.run(task("home"))[0])[0].fallback == "model_timeout"
+        assert stops[0].terminate
+        assert harness.operator._runner.hanging == 1
+    finally:
+        let_go.set()
+        harness.operator.close()
+
+
+def test_a_line_that_is_too_long_falls_back_without_blaming_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contract: overload sheds lists by name; the breaker, which would shed all, stays closed."""
+    harness, let_go = Harness(monkeypatch, model_limit_ms=100), threading.Event()
+
+    def hang(_state: UserState, _stop: Any) -> None:
+        let_go.wait(PLENTY_S)
+
+    harness.bundle.during_score = hang
+    try:
+        found = harness.run(*(task("home", key=f"u:{n}") for n in range(20)))
+        reasons = [lists(rows)[0].fallback for rows in found]
+        assert reasons.count("model_busy") >= 16  # there are four threads to be begun on
+        assert not harness.operator._breaker.is_open
+    finally:
+        let_go.set()
+        harness.operator.close()
+
+
+def test_a_sick_model_is_left_alone_for_a_while(harness: Harness) -> None:
+    harness.bundle.during_score = fail(RuntimeError())
+    found = [lists(harness.run(task("home", list_no=n))[0])[0].fallback for n in range(1, 8)]
+    assert found == ["model_error"] * 5 + ["model_breaker"] * 2
+    assert len(harness.bundle.scored) == 5
+
+
+def test_a_bundle_that_fails_before_scoring_is_a_fallback_too(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness.bundle, "retrieve", lambda _state, _limit: 1 / 0)
+    assert lists(harness.run(task("home"))[0])[0].fallback == "model_error"
+
+
+def test_without_redis_lists_go_to_kafka_and_say_so(harness: Harness) -> None:
+    harness.redis.down = True
+    (rows,) = harness.run(task("home", request=request()))
+    assert lists(rows)[0].degraded == ["redis"]
+    answered = responses(rows)[0].list
+    assert answered is not None
+    assert answered.degraded == ["redis"]
+    assert harness.counts["redis_failures"] == 1
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError(), OSError(), asyncio.CancelledError(), KeyboardInterrupt(), GeneratorExit()]
+)
+def test_nothing_escapes(harness: Harness, error: BaseException) -> None:
+    """Contract: an exception or a cancellation that escapes hangs bundle, checkpoint and job for ever."""
+
+    async def refuse() -> None:
+        raise error
+
+    harness.redis.before_write = refuse
+    assert harness.run(task("home")) == [[]]
+    assert harness.counts["tasks_failed"] == 1
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"junk", encode_task(task("home"))[:-9], encode_task(task("home", state=UserState()))[:20]]
+)
+def test_a_task_that_cannot_be_read_is_counted(harness: Harness, value: bytes) -> None:
+    assert harness.run(value) == [[]]
+    assert harness.counts["tasks_failed"] == 1
+
+
+def test_being_cancelled_does_not_block_the_users_next_task(harness: Harness) -> None:
+    async def test() -> list[Any]:
+        gate = asyncio.Event()
+
+        async def wait() -> None:
+            await gate.wait()
+
+        harness.redis.before_write = wait
+        first = asyncio.ensure_future(harness.operator.async_invoke(encode_task(task("cart", list_no=1))))
+        second = asyncio.ensure_future(harness.operator.async_invoke(encode_task(task("shop", list_no=2))))
+        third = asyncio.ensure_future(harness.operator.async_invoke(encode_task(task("home", list_no=3))))
+        while not harness.bundle.scored or len(harness.bundle.scored) < 3:
+            await asyncio.sleep(0.001)
+        second.cancel()
+        await asyncio.sleep(0)
+        gate.set()
+        return list(await asyncio.gather(first, second, third))
+
+    first, second, third = asyncio.run(asyncio.wait_for(test(), PLENTY_S))
+    assert (len(lists(first)), second, len(lists(third))) == (1, [], 1)
+
+
+# ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_request_is_answered_and_published(harness: Harness) -> None:
+    (rows,) = harness.run(task("home", request=request(k=3), trigger="request"))
+    (found,) = responses(rows)
+    assert (found.request_id, found.error) == ("r1", None)
+    assert found.list == lists(rows)[0]
+    assert len(names(lists(rows)[0])) == 3
+    assert [row[1] for row in rows if row[0] == "test-rank-responses"] == [b"r1"]
+
+
+def test_a_requests_candidates_are_ranked(harness: Harness) -> None:
+    (found,) = responses(harness.run(task("home", request=request(candidates=["item-3", "item-7"])))[0])
+    assert found.list is not None
+    assert names(found.list) == ["item-7", "item-3"]
+
+
+def test_an_explanation_is_answered_and_not_published(harness: Harness) -> None:
+    (rows,) = harness.run(task("home", request=request(explain=True, k=2)))
+    assert [row[0] for row in rows] == ["test-rank-responses"]
+    assert harness.redis.writes == []
+    found = responses(rows)[0].list
+    assert found is not None
+    assert [[one.item_id for one in item.why or []] for item in found.items] == [["item-1"], ["item-1"]]
+
+
+def test_what_is_explained_is_the_list_that_the_surface_has(harness: Harness) -> None:
+    """Contract: a surface whose caller handed in candidates is explained with them."""
+    state = user("item-1")
+    state.tail.candidates = {"home": ["item-3", "item-5"]}
+    found = responses(harness.run(task("home", state=state, request=request(explain=True)))[0])[0].list
+    assert found is not None
+    assert names(found) == ["item-5", "item-3"]
+
+
+# ── lifetime ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_replica_lives_as_long_as_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = Harness(monkeypatch)
+    assert harness.replica.running
+    harness.operator.close()
+    assert not harness.replica.running
+
+
+def test_last_good_lists_are_kept_for_the_newest_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = Harness(monkeypatch, last_good_lists=3)
+    harness.run(*(task("home", key=f"u:{n}") for n in range(5)))
+    assert [key for key, _ in harness.operator._last_good] == ["u:2", "u:3", "u:4"]
+    harness.operator.close()

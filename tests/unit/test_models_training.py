@@ -1,0 +1,119 @@
+"""The training side: losses against plain loops, batches against single requests. Needs the `train` extra."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from models import losses  # noqa: E402
+from models.bundle import Bundle  # noqa: E402
+from models.check import check, torch_logits  # noqa: E402
+from models.dataset import batches, padded  # noqa: E402
+from models.naive import ranker_of  # noqa: E402
+from models.ranker import pool  # noqa: E402
+from models.samples import NOW_MS, sample_states  # noqa: E402
+from models.scorer import encode_state_history, open_scorer  # noqa: E402
+from models.traffic import Examples, Ragged  # noqa: E402
+
+TINY = Path(__file__).parents[1] / "fixtures/bundles/tiny-1"
+
+
+def test_listwise_is_each_positive_against_the_passed_over() -> None:
+    logits = torch.tensor([[1.0, 0.5, -1.0, 2.0, 0.0]])
+    positive = torch.tensor([[True, False, False, False, False]])
+    shown = torch.tensor([[True, True, True, True, False]])
+    near = {1: 2.0, 2: 2.0, 3: 1.0}  # within two places of the positive, a negative weighs double
+    total = sum(weight * math.exp(logits[0, place]) for place, weight in near.items())
+    wanted = -math.log(math.exp(1.0) / (math.exp(1.0) + total))
+    assert float(losses.listwise(logits, positive, shown)) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_listwise_without_positives_is_zero_and_no_nan() -> None:
+    logits = torch.zeros(2, 3, requires_grad=True)
+    loss = losses.listwise(logits, torch.zeros(2, 3, dtype=torch.bool), torch.ones(2, 3, dtype=torch.bool))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_log_q_makes_the_sample_stand_for_all() -> None:
+    """Sampling items by Q and correcting by log Q estimates the sum over all items: exact for equal exp(s)/Q."""
+    scores = torch.log(torch.tensor([0.1, 0.2, 0.7])) + 3.0
+    log_q = torch.log(torch.tensor([0.1, 0.2, 0.7]))
+    everything = float(torch.logsumexp(scores, 0))
+    for drawn in ([0, 1], [2, 2], [1, 0]):
+        hit = torch.zeros(1, 2, dtype=torch.bool)
+        one, positive = torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool)
+        got = losses.sampled_softmax(one, positive, scores[drawn][None], log_q[drawn][None], hit)
+        assert float(got) == pytest.approx(math.log1p(math.exp(everything)), rel=1e-5)
+
+
+def test_weighted_bce_weighs_positives_by_repeats() -> None:
+    logits, repeats = torch.zeros(1, 2), torch.tensor([[math.log(4), 0.0]])
+    got = losses.weighted_bce(logits, torch.tensor([[True, False]]), torch.ones(1, 2, dtype=torch.bool), repeats, 0.5)
+    assert float(got) == pytest.approx(math.log(2) * (1 + 0.5 * math.log(4) + 1) / 2, rel=1e-5)
+
+
+def ragged(lengths: list[int], rng: np.random.Generator) -> Ragged:
+    total = sum(lengths)
+    starts = np.concatenate(([0], np.cumsum(lengths)))
+    return Ragged(rng.integers(1, 30, total), rng.integers(0, 128, total), rng.random(total).astype(np.float32), starts)
+
+
+def test_every_list_is_in_one_batch_with_its_history() -> None:
+    rng = np.random.Generator(np.random.PCG64(1))
+    count = 40
+    history = np.sort(rng.integers(0, 12, count))
+    data = Examples(
+        ragged(list(range(12)), rng), ragged([n % 5 for n in range(count)], rng), history, np.arange(count), np.arange(count),
+        np.arange(count * 10).reshape(count, 10), np.zeros((count, 10), bool), np.zeros((count, 10), bool),
+        np.zeros((count, 10, 4), np.float32), np.zeros((count, 3), np.int16),
+    )  # fmt: skip
+    seen = []
+    for batch in batches(data, np.arange(count), 7, rng):
+        for items, place in zip(batch.items, batch.history):
+            number = int(items[0]) // 10
+            seen.append(number)
+            assert int(batch.histories.lengths[place]) == history[number]
+    assert sorted(seen) == list(range(count))
+
+
+def test_padding_does_not_change_a_score() -> None:
+    ranker = ranker_of(Bundle.load(TINY))
+    rng = np.random.Generator(np.random.PCG64(2))
+    items = torch.randn(32, 8)
+    sequences = padded(ragged([3, 7, 1], rng), np.arange(3), rng, 0.0)
+    queries = torch.randn(1, 4, 9)
+    keys, values, _ = ranker.session(items[sequences.rows], sequences.actions, sequences.log_hours, sequences.padding)
+    together = pool(queries.expand(3, 4, 9), keys, values)
+    for number, length in enumerate((3, 7, 1)):
+        alone = [column[number, :length] for column in (sequences.rows, sequences.actions, sequences.log_hours)]
+        keys, values, _ = ranker.session(items[alone[0]], alone[1], alone[2])
+        torch.testing.assert_close(pool(queries[0], keys, values), together[number], atol=1e-5, rtol=1e-5)
+
+
+def test_the_fixture_is_still_what_torch_computes() -> None:
+    bundle = Bundle.load(TINY)
+    assert check(bundle, ranker_of(bundle), 40) < 1e-4
+
+
+def test_hard_collapse() -> None:
+    """Contract: without a history the gate is on the session, and the other way round; without both u is 0."""
+    bundle = Bundle.load(TINY)
+    ranker = ranker_of(bundle)
+    rows = np.arange(8, 14, dtype=np.int32)
+    states = list(itertools.islice(sample_states(bundle.vocabulary, 8), 8))
+    scorer = open_scorer(bundle)
+    for state in states[:3]:
+        before = torch_logits(bundle, ranker, state, rows)
+        with torch.no_grad():
+            ranker.gate_out.bias += 50.0  # would open the gate wide, were it asked
+        after = torch_logits(bundle, ranker, state, rows)
+        np.testing.assert_array_equal(before, after)
+        assert np.isfinite(scorer.score(state, encode_state_history(scorer, state, NOW_MS), rows, NOW_MS, "home")).all()
