@@ -112,9 +112,8 @@ class RankCandidates(AsyncFunction):
             return await self._rank_in_turn(task, before)
         finally:
             try:
-                await _settled(
-                    before
-                )  # a task that was skipped or failed must not let the next one overtake the one before
+                # A task that was skipped or failed must not let the next one overtake the one before.
+                await _settled(before)
             finally:
                 turn.set_result(None)
             if self._last_of_user.get(task.key) is turn:
@@ -134,15 +133,15 @@ class RankCandidates(AsyncFunction):
         await _settled(before)
         if task.request is not None and task.request.explain:
             return [_response(lists[0])]
-        features = _features(task, state)
-        features_body = encode_json(features)
-        reached = await self._write(task, features_body, lists)
+        features, bodies = encode_json(_features(task, state)), [encode_json(one) for one in lists]
+        reached = await self._write(task, features, lists, bodies)
+        await self._refresh_popular([one.surface for one in lists], bundle)
         if not reached:
             self._counters.add("redis_failures")
             lists = [msgspec.structs.replace(one, degraded=[*one.degraded, "redis"]) for one in lists]
-        records = [TopicRecord(topics.FEATURES, task.key.encode(), features_body)]
-        for one in lists:
-            body = encode_json(one)
+            bodies = [encode_json(one) for one in lists]
+        records = [TopicRecord(topics.FEATURES, task.key.encode(), features)]
+        for one, body in zip(lists, bodies):
             record_key = f"{task.key}|{one.surface}".encode()
             records.append(TopicRecord(topics.RANKED_FEED, record_key, body))
             records.append(TopicRecord(topics.RANKED_FEED_LATEST, record_key, body))
@@ -264,30 +263,28 @@ class RankCandidates(AsyncFunction):
         if len(self._last_good) > self._settings.last_good_lists:
             self._last_good.popitem(last=False)
 
-    async def _write(self, task: RankTask, features_body: bytes, lists: list[RankedList]) -> bool:
+    async def _write(self, task: RankTask, features: bytes, lists: list[RankedList], bodies: list[bytes]) -> bool:
         assert self._redis is not None
         namespace = self._connections.redis_namespace
-        entries = [Entry(features_redis_key(namespace, task.key), FEATURES_FIELD, features_body)]
-        entries += [
-            Entry(list_redis_key(namespace, task.key, one.surface), LIST_FIELD, encode_json(one)) for one in lists
-        ]
+        entries = [Entry(features_redis_key(namespace, task.key), FEATURES_FIELD, features)]
+        for one, body in zip(lists, bodies):
+            entries.append(Entry(list_redis_key(namespace, task.key, one.surface), LIST_FIELD, body))
         keys, args = cas_arguments(version(task.state_epoch, task.list_no), LIST_TTL_MS, entries)
-        reached = await self._redis.write(keys, args)
-        for one in lists:
-            await self._refresh_popular(namespace, one.surface, one.receipt.bundle)
-        return reached
+        return await self._redis.write(keys, args)
 
-    async def _refresh_popular(self, namespace: str, surface: str, version: str) -> None:
+    async def _refresh_popular(self, surfaces: list[str], bundle: LoadedBundle) -> None:
+        """Now and then the list that a reader falls back to: Redis may have lost it, and stock changes."""
         assert self._redis is not None
         now = time.monotonic()
-        if now - self._popular_at.get(surface, -1e9) < self._settings.popular_every_s:
-            return
-        if len(self._popular_at) >= _SURFACES_CAP:  # surfaces are named by callers: any number of them may come
-            self._popular_at.clear()
-        self._popular_at[surface] = now
-        popular = self._bundles.get(version)[0].popular
-        ids = [item.item_id for item in popular if item.item_id not in self._replica.unavailable][: self._settings.k]
-        await self._redis.set_popular(popular_redis_key(namespace, surface), encode_json(ids))
+        for surface in surfaces:
+            if now - self._popular_at.get(surface, -1e9) < self._settings.popular_every_s:
+                continue
+            if len(self._popular_at) >= _SURFACES_CAP:  # surfaces are named by callers: any number of them may come
+                self._popular_at.clear()
+            self._popular_at[surface] = now
+            ids = [item.item_id for item in bundle.popular if item.item_id not in self._replica.unavailable]
+            key = popular_redis_key(self._connections.redis_namespace, surface)
+            await self._redis.set_popular(key, encode_json(ids[: self._settings.k]))
 
 
 async def _settled(before: asyncio.Future[None] | None) -> None:

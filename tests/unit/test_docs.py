@@ -59,6 +59,10 @@ def codes(text: str) -> set[str]:
     return set(re.findall(r"`([^`\n]+)`", text))
 
 
+def unwrapped(text: str) -> str:
+    return " ".join(text.split())
+
+
 def parsed(path: str) -> ast.Module:
     return ast.parse((ROOT / path).read_text())
 
@@ -66,14 +70,9 @@ def parsed(path: str) -> ast.Module:
 # ── contracts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def written() -> dict[str, str]:
-    """What the job writes, and how: topic -> guarantee. A topic may be in the list of several sinks."""
-    at_least_once = dict.fromkeys((*RANKED_TOPICS, *RECORDS_TOPICS), "at least once")
-    return at_least_once | dict.fromkeys(EXACTLY_ONCE_TOPICS, "exactly once")
-
-
 def test_the_table_of_topics_is_the_code() -> None:
-    guarantees = written()
+    guarantees = dict.fromkeys((*RANKED_TOPICS, *RECORDS_TOPICS), "at least once")
+    guarantees |= dict.fromkeys(EXACTLY_ONCE_TOPICS, "exactly once")
     wanted = []
     for spec in topics.TOPICS:
         days = None if spec.retention_ms is None else spec.retention_ms // DAY_MS
@@ -95,14 +94,15 @@ def test_the_table_of_events_is_the_code() -> None:
 
 
 def test_the_reason_codes_are_the_code() -> None:
-    rejected = section(CONTRACTS, "Events").partition("Reason codes of rejected records:")[2].partition(", see Keys")[0]
+    text = unwrapped(section(CONTRACTS, "Events"))
+    rejected = text.partition("Reason codes of rejected records:")[2].partition(", see Keys")[0]
     assert codes(rejected) == {reason.value for reason in Reason} | {records.UNROUTABLE}
-    unapplied = section(CONTRACTS, "Events").partition("Not rejected, yet not applied:")[2]
+    unapplied = text.partition("Not rejected, yet not applied:")[2]
     assert codes(unapplied) == {sessions.LATE, sessions.DUPLICATE, records.MOVED}
 
 
 def test_the_fallbacks_are_the_code() -> None:
-    text = section(CONTRACTS, "Freshness")
+    text = unwrapped(section(CONTRACTS, "Freshness"))
     readers, lists = text.partition("What a read of the client answers")[2].split(
         "What stands in a list's own `fallback`"
     )
