@@ -134,4 +134,5 @@ def _redis(where: Connections) -> Iterator[Finding]:
         yield Finding("Redis", type(error).__name__, "is it up, and is RIFFLE_REDIS_URL right?")
         return
     version = str(info["redis_version"])
-    yield Finding("Redis", version, None if int(version.split(".")[0]) >= 6 else "6.0 or newer is needed")
+    new_enough = tuple(int(part) for part in version.split(".")[:2]) >= (6, 2)
+    yield Finding("Redis", version, None if new_enough else "6.2 or newer is needed")

@@ -93,10 +93,22 @@ class _Fresh(msgspec.Struct):
     """The part of SessionFeatures that a reader compares: decoding skips the rest."""
 
     freshness: Freshness
+    pending: list[str] = []
 
 
 _decode_fresh = msgspec.json.Decoder(_Fresh).decode
 _decode_popular = msgspec.json.Decoder(list[str]).decode
+
+
+def _judge(wish: Wish, fresh: _Fresh | None) -> Coverage | str:
+    """Whether the list of the wished surface, as it is now, meets the demand."""
+    if wish.demand is None:
+        return Coverage.COVERED
+    if fresh is None:
+        return Coverage.NOT_YET
+    verdict = judge(wish.demand, fresh.freshness)
+    # The state has seen the event, but this surface's ranking still waits for its throttle.
+    return Coverage.NOT_YET if verdict is Coverage.COVERED and wish.surface in fresh.pending else verdict
 
 
 class FeedCore:
@@ -134,10 +146,10 @@ class FeedCore:
         try:
             # Features before list: one script writes both, so this list is at least as new as these features.
             raw_features, raw_list = yield from _read(features, ranked)
-            freshness = _decode_fresh(raw_features).freshness if raw_features else None
+            fresh = _decode_fresh(raw_features) if raw_features else None
             verdict: Coverage | str = Coverage.COVERED
             if wish.demand is not None:
-                verdict = judge(wish.demand, freshness) if freshness else Coverage.NOT_YET
+                verdict = _judge(wish, fresh)
                 pause_s, polled = _FIRST_PAUSE_S, False
                 while verdict is Coverage.NOT_YET:
                     left_s = begun_s + wish.wait_s - self._clock()
@@ -146,8 +158,8 @@ class FeedCore:
                     yield Pause(min(pause_s, left_s))
                     pause_s, polled = min(pause_s * _GROWTH, _LONGEST_PAUSE_S), True
                     (raw_features,) = yield from _read(features)
-                    freshness = _decode_fresh(raw_features).freshness if raw_features else None
-                    verdict = judge(wish.demand, freshness) if freshness else Coverage.NOT_YET
+                    fresh = _decode_fresh(raw_features) if raw_features else None
+                    verdict = _judge(wish, fresh)
                 if polled:
                     (raw_list,) = yield from _read(ranked)
             ranked_list = decode_list(raw_list) if raw_list else None
@@ -166,7 +178,7 @@ class FeedCore:
             receipt=ranked_list.receipt if ranked_list else None,
             list=ranked_list,
             fallback=fallback,
-            freshness=freshness,
+            freshness=fresh.freshness if fresh else None,
         )
 
     def _popular_is_due(self, surface: str, needed: bool) -> bool:

@@ -1,7 +1,7 @@
 """The only file that touches PyFlink's internals: keying on the JVM, mixing execution modes, shaping operators.
 
 PyFlink's `key_by` is a Python map, which costs a hop and fights the keyed operator for the GIL; its AsyncFunction exists
-only in process mode, while keyed state is fast only in thread mode. tests/integration/test_flink_internals.py fails when an
+only in process mode, while keyed state is fast only in thread mode. tests/integration/test_personalise.py fails when an
 upgrade of Flink breaks what is done here.
 """
 

@@ -24,6 +24,7 @@ from models.store import SHIPPED
 from schemas import topics
 from schemas.connections import Connections
 from udfs.logic.records import Rules
+from udfs.logic.when_to_rank import DEFAULT_POLICY
 from udfs.outputs import EXACTLY_ONCE_TOPICS
 from udfs.rank_candidates import UID as RANK_CANDIDATES
 from udfs.rank_candidates import RankCandidates, RankSettings
@@ -84,9 +85,13 @@ def build(records: KeyedStream, control: DataStream, connections: Connections, s
 
 
 def main(
-    brokers: str = typer.Option("localhost:9092", help="Kafka bootstrap servers."),
-    redis_url: str = typer.Option("redis://localhost:6379/0", help="Where lists and features are written."),
-    namespace: str = typer.Option("", help="Prefix of topics, Redis keys and consumer groups."),
+    brokers: str | None = typer.Option(None, help="Kafka bootstrap servers; default: RIFFLE_BROKERS."),
+    redis_url: str | None = typer.Option(
+        None, help="Where lists are written; default: RIFFLE_REDIS_URL (a password belongs there)."
+    ),
+    namespace: str | None = typer.Option(
+        None, help="Prefix of topics, Redis keys and groups; default: RIFFLE_NAMESPACE."
+    ),
     bundles: str = typer.Option("", help="Folder of model bundles, on every worker; default: the shipped ones."),
     bundle: str = typer.Option(
         "", help="Bundle version to rank with until control names another; default: the folder's LATEST."
@@ -96,14 +101,19 @@ def main(
     """Submit the personalise job: `flink run -py jobs/personalise.py ...`, see the README."""
     _require_bundle(Path(bundles) if bundles else SHIPPED, bundle)
     connections = Connections.from_environment()
-    connections = msgspec.structs.replace(connections, brokers=brokers, redis_url=redis_url, namespace=namespace)
+    named = {"brokers": brokers, "redis_url": redis_url, "namespace": namespace}
+    connections = msgspec.structs.replace(
+        connections, **{name: value for name, value in named.items() if value is not None}
+    )
     env = StreamExecutionEnvironment.get_execution_environment()
     env.set_max_parallelism(MAX_PARALLELISM)
     if parallelism:
         env.set_parallelism(parallelism)
     use_thread_mode(env)
     streams = Streams(env, connections, NAME)
-    settings = Settings(RankSettings(bundles), state_epoch=int(time.time()), bundle=bundle or None)
+    settings = Settings(
+        RankSettings(bundles, policy=DEFAULT_POLICY.version), state_epoch=int(time.time()), bundle=bundle or None
+    )
     outputs = build(
         streams.keyed_by_user([topics.EVENTS, topics.RANK_REQUESTS, topics.IDENTITY]),
         streams.values(topics.CONTROL),

@@ -73,6 +73,6 @@ def torch_logits(bundle: Bundle, ranker: DualSequenceRanker, state: UserState, r
     places = torch.from_numpy(rows.astype(np.int64))
     surface = bundle.manifest.surfaces.index("home")
     context = ranker.context_side(torch.tensor([*calendar(NOW_MS), surface]))
-    counted = torch.from_numpy(counters(state, rows, vocabulary))
+    counted = torch.from_numpy(counters(state, rows, vocabulary, NOW_MS))
     candidates = ranker.candidate_side(items[places], statics[places])
     return ranker.score(sides[0], sides[1], torch.tensor(lengths), candidates, counted, context).numpy()

@@ -17,7 +17,7 @@ from torch import Tensor
 from models.statistics import FOLDS
 from models.traffic import Examples, Ragged
 from models.vocabulary import PADDING, Vocabulary
-from schemas.user_state import HISTORY_CAP
+from schemas.user_state import ACTIONS, COUNTED, HISTORY_CAP
 
 
 class Sequences(NamedTuple):
@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     items: Tensor  # (E, P)
     clicked: Tensor
     carted: Tensor
-    counters: Tensor  # (E, P, 4)
+    counters: Tensor  # (E, P, COUNTERS)
     calendar: Tensor  # (E, 4) with the surface
     fold: Tensor  # (E,)
 
@@ -106,6 +106,27 @@ def padded(
         torch.from_numpy(np.where(real, 0.0, -1e9).astype(np.float32)),
         torch.from_numpy(lengths.astype(np.float32)),
     )
+
+
+def counted(batch: Batch, rows: Tensor) -> Tensor:  # (E, M) -> (E, M, COUNTERS)
+    """What featurise.counters would say of items that were not shown, as far as the batch's sequences tell."""
+    counts: list[Tensor] = []
+    since = torch.full(rows.shape, torch.inf)
+    in_session = torch.zeros(())
+    for sequences, places in ((batch.histories, batch.history), (batch.sessions, slice(None))):
+        same = rows[:, :, None] == sequences.rows[places][:, None, :]  # (E, M, L)
+        kinds = (sequences.actions[places] & 15)[:, None, :]
+        for number, name in enumerate(COUNTED):
+            found = (same & (kinds == ACTIONS[name])).sum(-1)
+            if sequences is batch.histories:
+                counts.append(found)
+            else:
+                counts[number] = counts[number] + found
+        bought = torch.where(same & (kinds == ACTIONS["purchase"]), sequences.log_hours[places][:, None, :], torch.inf)
+        since = torch.minimum(since, bought.amin(-1))
+        in_session = same.sum(-1)
+    logs = torch.log1p(torch.stack((*counts, in_session), dim=-1).float())
+    return torch.cat((logs, torch.where(torch.isinf(since), 0.0, since)[..., None]), dim=-1)
 
 
 class Sampler:

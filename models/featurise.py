@@ -13,17 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from models.vocabulary import PADDING, Describe, Rows, Vocabulary
-from schemas.user_state import COUNTED, Sequence, UserState
+from schemas.user_state import ACTIONS, COUNTED, Sequence, UserState
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 # Versions of what this file computes: a bundle made for other ones is refused. Raise with any change that a model can see.
-FEATURE_VERSIONS = {"tokens": 1, "counters": 1, "calendar": 1}
+FEATURE_VERSIONS = {"tokens": 1, "counters": 2, "calendar": 1}
 
 ACTION_CODES = 128  # type | dwell bucket << 4
-COUNTERS = len(COUNTED)
+COUNTERS = len(COUNTED) + 2
 HOUR_MS = 3_600_000
+_PURCHASE = ACTIONS["purchase"]
+# Of a purchase that is counted but has left the sequences: they reach back so far at least, for who buys often.
+_LONG_AGO_H = 90 * 24.0
 
 
 class Tokens(NamedTuple):
@@ -63,16 +66,16 @@ def tokens(sequence: Sequence, anchor_ms: int, vocabulary: Vocabulary, describe:
     return Tokens(rows, actions, log_hours, len(rows))
 
 
-def counters(state: UserState, rows: Rows, vocabulary: Vocabulary) -> Floats:
-    """(C, COUNTERS) log(1 + n) of this user's views, clicks, carts and purchases of each candidate.
+def counters(state: UserState, rows: Rows, vocabulary: Vocabulary, now_ms: int) -> Floats:
+    """(C, COUNTERS) what this user did with each candidate: log(1 + n) of views, clicks, carts and purchases ever, and of all
+    actions in this session; log(1 + hours) since the last purchase, 0 where there was none.
 
     Only of items that have a row of their own: a row that stands in for many has no counter.
     """
     found = np.zeros((len(rows), COUNTERS), dtype=np.float32)
-    if not len(rows) or not any(state.nibbles):
-        return found
     pairs = np.frombuffer(bytes(state.nibbles), dtype=np.uint8).reshape(-1, 2)
-    slots = np.flatnonzero(pairs.any(axis=1))
+    in_session = np.bincount(np.frombuffer(state.session_slots, dtype=np.uint8), minlength=len(pairs))
+    slots = np.flatnonzero(pairs.any(axis=1) | (in_session > 0))
     names, first_item = state.ids, vocabulary.first_item
     slot_rows = vocabulary.rows([names[slot].decode() for slot in slots.tolist()])
     of_items = slot_rows >= first_item
@@ -80,15 +83,34 @@ def counters(state: UserState, rows: Rows, vocabulary: Vocabulary) -> Floats:
     if not len(slots):
         return found
     low, high = pairs[slots, 0], pairs[slots, 1]
-    counts = np.stack((low & 15, low >> 4, high & 15, high >> 4), axis=1).astype(np.float32)  # (n, COUNTERS)
+    counts = np.stack((low & 15, low >> 4, high & 15, high >> 4, in_session[slots], high >> 4), axis=1).astype(np.float32)
     for place, more in state.tail.counter_overflow.items():
         counts[slots == place // 4, place % 4] += more
+    since = counts[:, -1]
+    since[since > 0] = _LONG_AGO_H
+    for slot, bought_ms in _last_purchases(state).items():
+        since[slots == slot] = max(0, now_ms - bought_ms) / HOUR_MS
     order = np.argsort(slot_rows)
     slot_rows, counts = slot_rows[order], counts[order]
     places = np.minimum(np.searchsorted(slot_rows, rows), len(slot_rows) - 1)
     hits = np.flatnonzero(slot_rows[places] == rows)
     found[hits] = np.log1p(counts[places[hits]])
     return found
+
+
+def _last_purchases(state: UserState) -> dict[int, int]:
+    """When each slot was last bought, in ms, as far as the sequences reach."""
+    bought: dict[int, int] = {}
+    for place in _purchases(state.history_actions):
+        bought[state.history_slots[place]] = state.history_ts[place] * 1000
+    for place in _purchases(state.session_actions):
+        bought[state.session_slots[place]] = state.session_start_ms + state.session_ts[place]
+    return bought
+
+
+def _purchases(actions: bytearray) -> list[int]:
+    places: list[int] = np.flatnonzero(np.frombuffer(actions, dtype=np.uint8) & 15 == _PURCHASE).tolist()
+    return places
 
 
 def calendar(now_ms: int) -> Calendar:

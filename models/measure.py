@@ -51,7 +51,7 @@ def measure(bundle: Bundle, n_session: int, n_history: int, naive: bytes | None)
     graph = open_graph(naive) if naive is not None else None
     for size in CANDIDATES:
         rows = rng.choice(items, min(size, len(items)), replace=False).astype(np.int32)
-        found[f"counters_{size}"] = cpu_ms(partial(counters, state, rows, bundle.vocabulary))
+        found[f"counters_{size}"] = cpu_ms(partial(counters, state, rows, bundle.vocabulary, NOW_MS))
         found[f"score_{size}"] = cpu_ms(partial(scorer.score, state, encoding, rows, NOW_MS, "home"))
         if graph is not None:
             found[f"naive_graph_{size}"] = cpu_ms(partial(graph.run, None, naive_inputs(bundle, state, rows)), 100)
@@ -79,7 +79,7 @@ def naive_inputs(bundle: Bundle, state: Any, rows: Any) -> dict[str, Any]:
     return inputs | {
         "lengths": np.array([session.length, history.length], np.float32),
         "rows": rows.astype(np.int64),
-        "counters": counters(state, rows, bundle.vocabulary),
+        "counters": counters(state, rows, bundle.vocabulary, NOW_MS),
         "calendar": np.array([*calendar(NOW_MS), 1], np.int64),
     }
 

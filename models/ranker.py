@@ -17,7 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-TASKS = ("click", "cart")
+from models.featurise import COUNTERS
+
+# click and cart: will it be clicked, put into the cart, once shown? next: of all items, which is clicked next?
+TASKS = ("click", "cart", "next")
 _ADD_TO_CART = 3
 _FAR = -1e9  # added to the logit of padding; not -inf, which makes a softmax over padding alone not a number
 
@@ -38,7 +41,7 @@ class RankerConfig:
     session_layers: int = 1
     ffn: int = 2
     actions: int = 128
-    counters: int = 4
+    counters: int = COUNTERS
     gate_hidden: int = 16
     dropout: float = 0.1
 
@@ -180,7 +183,7 @@ class DualSequenceRanker(nn.Module):
         history: tuple[Tensor, Tensor],
         lengths: Tensor,  # (…, 2) of session and history
         candidates: tuple[Tensor, Tensor, Tensor],  # of candidate_side
-        counters: Tensor,  # (…, C, 4) log(1 + n)
+        counters: Tensor,  # (…, C, COUNTERS) log(1 + n)
         context: Tensor,  # (…, D) of context_side
     ) -> Tensor:  # (…, C, T)
         queries, projections, item_part = candidates

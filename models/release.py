@@ -15,7 +15,7 @@ from models.export import history_graph, scorer_graph, stored_config, stored_ite
 from models.ranker import TASKS, DualSequenceRanker
 from models.vocabulary import Vocabulary
 
-TASK_WEIGHTS = {"click": 1.0, "cart": 0.0}
+TASK_WEIGHTS = {"click": 1.0, "cart": 0.0, "next": 0.5}
 
 
 def release(

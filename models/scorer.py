@@ -110,7 +110,7 @@ class DualSequenceScorer:
             "queries": tables.queries.take(rows, axis=0),
             "projections": tables.projections.take(rows, axis=0),
             "item_part": tables.item_part.take(rows, axis=0),
-            "counters": counters(state, rows, self._vocabulary),
+            "counters": counters(state, rows, self._vocabulary, now_ms),
             "context": tables.context(calendar(now_ms), self._surfaces.get(surface, 0)),
         }
         logits = self._scorer.run(["logits"], inputs, run_options)[0]  # (C, T)

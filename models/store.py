@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from models.bundle import Bundle, BundleError, latest
+from models.bundle import Bundle, latest
 from models.featurise import history_anchor_ms
 from models.retrieval import SOURCES, Retriever
 from models.scorer import HistoryEncoding, open_scorer
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent / "bundles"
 _POPULAR = 200
+_RETRY_S = 30.0  # a folder that was not complete when it was named may be so later
 _KEPT = 3  # bundles in memory: what runs, what ran before, what is coming
 
 
@@ -96,8 +98,22 @@ class LoadedBundle:
 
         return encode
 
-    def score(self, state: UserState, history: HistoryEncoding, rows: Rows, now_ms: int, surface: str, stop: Any) -> Any:
+    def score(
+        self, state: UserState, history: HistoryEncoding, rows: Rows, now_ms: int, surface: str, stop: Any
+    ) -> Any:
         return self._scorer.score(state, history, rows, now_ms, surface, stop)
+
+    def session_vector(self, state: UserState, now_ms: int) -> list[float]:
+        """The session as one vector of the bundle's space, for other services; empty without a session."""
+        vector: list[float] = (
+            self._scorer.session_vector(state, now_ms).round(4).tolist() if state.session_slots else []
+        )
+        return vector
+
+    @property
+    def non_finite(self) -> int:
+        """Scores that were not a number, since the bundle was loaded."""
+        return self._scorer.non_finite
 
     def popular_first(self, item_ids: list[str]) -> list[RankedItem]:
         """The caller's candidates by popularity: what is left when the ranker fails."""
@@ -115,38 +131,39 @@ class BundleStore:
         self._lock = threading.Lock()
         self._loaded: OrderedDict[str, LoadedBundle] = OrderedDict()
         self._loading: set[str] = set()
-        self.refused: dict[str, str] = {}
-        self._current = self._load(latest(self._folder))
-        self._loaded[self._current.version] = self._current
+        self._refused_at: dict[str, float] = {}
+        self.current = self._load(latest(self._folder))
+        self._loaded[self.current.version] = self.current
 
     def get(self, version: str | None) -> tuple[LoadedBundle, bool]:
         """The bundle of this version (None: the default), and whether it is that one. Never waits for a load."""
-        if version is None or version == self._current.version:
-            return self._current, True
+        if version is None or version == self.current.version:
+            return self.current, True
         with self._lock:
             found = self._loaded.get(version)
             if found is not None:
-                self._current = found
+                self.current = found
                 return found, True
-            if version not in self._loading and version not in self.refused:
+            refused_s = time.monotonic() - self._refused_at.get(version, -_RETRY_S)
+            if version not in self._loading and refused_s >= _RETRY_S:
                 self._loading.add(version)
                 threading.Thread(target=self._load_ahead, args=(version,), name="bundle-load", daemon=True).start()
-        return self._current, False
+        return self.current, False
 
     def _load_ahead(self, version: str) -> None:
         try:
             bundle = self._load(version)
-        except BundleError as error:
-            log.error("%s; ranking goes on with %s", error, self._current.version)
+        except Exception as error:  # whatever is wrong with it, ranking goes on with the bundle before
+            log.error("bundle %s was refused, ranking goes on with %s: %s", version, self.current.version, error)
             with self._lock:
-                self.refused[version] = str(error)
+                self._refused_at[version] = time.monotonic()
                 self._loading.discard(version)
             return
         with self._lock:
             self._loaded[version] = bundle
             self._loading.discard(version)
             while len(self._loaded) > _KEPT:
-                oldest = next(name for name in self._loaded if name not in (version, self._current.version))
+                oldest = next(name for name in self._loaded if name not in (version, self.current.version))
                 del self._loaded[oldest]
 
     def _load(self, version: str) -> LoadedBundle:

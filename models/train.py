@@ -29,9 +29,9 @@ from torch import Tensor
 from models import losses
 from models.assemble import ItemKnowledge
 from models.bundle import LATEST
-from models.dataset import Batch, Sampler, batches
+from models.dataset import Batch, Sampler, batches, counted
 from models.featurise import Floats
-from models.ranker import DualSequenceRanker, RankerConfig
+from models.ranker import TASKS, DualSequenceRanker, RankerConfig
 from models.release import release
 from models.statistics import (
     CONTENTS,
@@ -49,6 +49,7 @@ from models.vocabulary import Vocabulary, build_vocabulary
 
 SURFACES = ["<unknown>", "home"]
 VALIDATION_SHARE = 0.03
+NEXT = TASKS.index("next")
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,10 @@ class Settings:
     lists_per_batch: int = 128
     learning_rate: float = 3e-3
     weight_decay: float = 0.02
-    negatives: int = 16
+    negatives: int = 24
     kappa: float = 0.25
-    listwise: float = 0.5
-    sampled: float = 0.1
+    listwise: float = 0.1
+    sampled: float = 0.3
     cart: float = 0.5  # of the cart task next to the click task
     own_dropout: float = 0.15  # as for an unknown item
     own_decay: float = 0.3  # weight decay of the items' own vectors: most items are clicked less often than 64 times
@@ -87,7 +88,7 @@ class Trainer:
         self.settings, self.data, self.vocabulary = settings, data, vocabulary
         self.statics = torch.from_numpy(statics_by_fold(data, content, vocabulary))  # (FOLDS, N, F)
         self.model = new_ranker(settings, vocabulary, torch.from_numpy(content))
-        self.position_bias = torch.nn.Parameter(torch.zeros(2, data.items.shape[1]))  # (T, P), in training only
+        self.position_bias = torch.nn.Parameter(torch.zeros(NEXT, data.items.shape[1]))  # (2, P), in training only
         self.rng = np.random.Generator(np.random.PCG64(settings.seed))
         self.sampler = Sampler(data, vocabulary, self.rng)
         visits = np.unique(data.shopper)
@@ -149,18 +150,18 @@ class Trainer:
         candidates = torch.cat((batch.items, sampled), dim=1)
         logits = scores(model, batch, candidates, model.item_table(keep_own), self.statics)  # (E, P + M, T)
         shown = batch.items > 0
-        placed = logits[:, :places] + self.position_bias.T
-        repeats = batch.counters[..., 2:].sum(-1)  # of carts and purchases: looking twice is no repeat purchase
+        placed = logits[:, :places, :NEXT] + self.position_bias.T
+        repeats = batch.counters[..., 2:4].sum(-1)  # of carts and purchases: looking twice is no repeat purchase
         loss = torch.zeros(())
         for task, (positive, weight) in enumerate(((batch.clicked, 1.0), (batch.carted, settings.cart))):
-            click = losses.weighted_bce(placed[..., task], positive, shown, repeats, settings.kappa)
             ordered = losses.listwise(placed[..., task], positive, shown)
-            hit = ((sampled[:, :, None] == batch.items[:, None, :]) & positive[:, None, :]).any(-1)
-            softmax = losses.sampled_softmax(
-                logits[:, :places, task], positive, logits[:, places:, task], self.sampler.log_q[sampled], hit
-            )
-            # BCE is a mean over places: times P, it is a sum over the list as the other two are.
-            loss = loss + weight * (click * places + settings.listwise * ordered + settings.sampled * softmax)
+            alone = losses.weighted_bce(placed[..., task], positive, shown, repeats, settings.kappa)
+            # BCE is a mean over places: times P, it is a sum over the list as the others are.
+            loss = loss + weight * (alone * places + settings.listwise * ordered)
+        hit = ((sampled[:, :, None] == batch.items[:, None, :]) & batch.clicked[:, None, :]).any(-1)
+        chosen, others = logits[:, :places, NEXT], logits[:, places:, NEXT]
+        following = losses.sampled_softmax(chosen, batch.clicked, others, self.sampler.log_q[sampled], hit)
+        loss = loss + settings.sampled * following
         return loss
 
 
@@ -173,8 +174,8 @@ def scores(model: DualSequenceRanker, batch: Batch, candidates: Tensor, table: T
     s_keys, s_values, _ = model.session(table[sessions.rows], sessions.actions, sessions.log_hours, sessions.padding)
     lengths = torch.stack((sessions.lengths, histories.lengths[batch.history]), dim=-1)
     side = model.candidate_side(table[candidates], statics[batch.fold[:, None], candidates])
-    counters = torch.zeros(*candidates.shape, model.config.counters)
-    counters[:, : batch.counters.shape[1]] = batch.counters
+    shown = batch.counters.shape[1]
+    counters = torch.cat((batch.counters, counted(batch, candidates[:, shown:])), dim=1)
     context = model.context_side(batch.calendar)
     return model.score(
         (s_keys, s_values), (h_keys[batch.history], h_values[batch.history]), lengths, side, counters, context

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Union
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -20,11 +20,6 @@ class ActivateBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     version: BundleVersion
 
 
-class Erase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="erase"):
-    """Reserved: erasure is a keyed record on the main input, see docs/decisions.md."""
-
-    key: Annotated[str, Meta(min_length=3, max_length=80)]
-
-
-ControlRecord = Union[ActivateBundle, Erase]
+# One kind so far; a union keeps the `type` tag that others will need.
+ControlRecord = ActivateBundle
 decode_control = msgspec.json.Decoder(ControlRecord).decode

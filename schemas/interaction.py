@@ -18,7 +18,9 @@ class Interaction(msgspec.Struct, frozen=True, omit_defaults=True):
     partition: int
     offset: int
     append_ms: int
-    notes: list[str] = []  # clamped, out_of_order, rerouted, closed_session
+    notes: list[
+        str
+    ] = []  # clamped, out_of_order, closed_session; reroute, replay or alias where it was put back on its topic
 
 
 encode_interaction = msgspec.json.Encoder().encode

@@ -105,7 +105,8 @@ class RankedList(msgspec.Struct, frozen=True, omit_defaults=True):
     receipt: Receipt
     trigger: str  # event type, "request" or "identity"
     fallback: str | None = None  # why this is not the ranker's own answer, where it is not
-    degraded: list[str] = []  # what else went wrong: "redis" where the list could not be written there
+    # What else was wrong: "redis" where the list could not be written there, "items" where the catalogue was not read yet.
+    degraded: list[str] = []
     request_id: str | None = None
 
 
@@ -131,6 +132,7 @@ class SessionFeatures(msgspec.Struct, frozen=True, omit_defaults=True):
     history_length: int
     surfaces: list[str]
     freshness: Freshness
+    pending: list[str] = []  # surfaces whose ranking waits for the throttle: their lists are older than `freshness`
     vector: list[float] = []  # session vector of the bundle's encoder, where one was computed
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from models.store import HistoryCache
 from schemas import topics
 from schemas.event import Event, Rejected, parse_event
 from schemas.ranking import RankedItem
@@ -138,12 +139,22 @@ class FakeCounter:
 class FakeMetricGroup:
     def __init__(self) -> None:
         self.counters: dict[str, FakeCounter] = {}
+        self.gauges: dict[str, Any] = {}
 
     def counter(self, name: str) -> FakeCounter:
         return self.counters.setdefault(name, FakeCounter())
 
+    def gauge(self, name: str, read: Any) -> None:
+        self.gauges[name] = read
+
     def counts(self) -> dict[str, int]:
-        return {name: counter.count for name, counter in self.counters.items()}
+        """What has been counted, in whichever way it is exported; zeros are left out."""
+        counted = {name: counter.count for name, counter in self.counters.items()}
+        return {
+            name: count
+            for name, count in (counted | {name: read() for name, read in self.gauges.items()}).items()
+            if count
+        }
 
 
 class FakeRuntimeContext:
@@ -196,6 +207,11 @@ class FakeBundle:
         self.popular = [RankedItem(item_id, 0.5, "popular") for item_id in self.item_ids[1:6]]
         self.during_score: Callable[[UserState, Any], None] = lambda _state, _stop: None
         self.scored: list[UserState] = []
+        self.non_finite = 0
+        self.cache = HistoryCache(0)
+
+    def session_vector(self, state: UserState, now_ms: int) -> list[float]:
+        return []
 
     def rows(self, item_ids: list[str]) -> Any:
         known = {item_id: row for row, item_id in enumerate(self.item_ids)}
@@ -225,7 +241,7 @@ class FakeBundleStore:
 
     def __init__(self, *bundles: FakeBundle) -> None:
         self.bundles = {bundle.version: bundle for bundle in bundles}
-        self.default = bundles[0]
+        self.current = self.default = bundles[0]
 
     def get(self, version: str | None) -> tuple[FakeBundle, bool]:
         found = self.default if version is None else self.bundles.get(version)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from functools import partial
+
 from pyflink.common import Row
 from pyflink.metrics import Counter, MetricGroup
 
@@ -31,3 +34,29 @@ class Counters:
                 return
             counter = self._counters[name] = self._group.counter(name)
         counter.inc(times)
+
+
+class Totals:
+    """Cumulative totals for an operator of process mode, exported as gauges.
+
+    Such an operator counts on the thread of its event loop, and Beam's counters only hear the thread that runs the bundle;
+    gauges are read there at the end of each bundle. All names are registered at the start: a later one would change what
+    that thread iterates over.
+    """
+
+    def __init__(self, group: MetricGroup | None, names: Iterable[str]) -> None:
+        self._totals = dict.fromkeys(names, 0)
+        for name in self._totals:
+            watch(group, name, partial(self._totals.__getitem__, name))
+
+    def add(self, name: str, times: int = 1) -> None:
+        self._totals[name] += times
+
+    def counts(self) -> dict[str, int]:
+        return dict(self._totals)
+
+
+def watch(group: MetricGroup | None, name: str, read: Callable[[], int]) -> None:
+    """Export what `read` answers as a gauge."""
+    if group is not None:
+        group.gauge(name, read)

@@ -40,7 +40,7 @@ from schemas.user_state import QUERY_MARK, TARGET_MARK, UserState, action_name, 
 from udfs.breaker import Breaker
 from udfs.logic.sessions import freshness
 from udfs.logic.slate import Slate, explain, hidden, rank
-from udfs.outputs import Counters, to_row
+from udfs.outputs import Totals, to_row, watch
 from udfs.redis_writer import RedisWriter
 from udfs.replica import ItemsReplica
 from udfs.runner import Busy, NoThreadLeft, Runner, TimedOut
@@ -48,6 +48,18 @@ from udfs.runner import Busy, NoThreadLeft, Runner, TimedOut
 log = logging.getLogger(__name__)
 
 UID = "rank-candidates"
+COUNTERS = (
+    "lists",
+    "tasks_failed",
+    "rankings_superseded",
+    "bundle_fallbacks",
+    "redis_failures",
+    "fallback_model_breaker",
+    "fallback_model_busy",
+    "fallback_model_timeout",
+    "fallback_model_hangs",
+    "fallback_model_error",
+)
 _SURFACES_CAP = 256
 
 
@@ -73,7 +85,8 @@ class RankCandidates(AsyncFunction):
         self._connections, self._settings = connections, settings
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        self._counters = Counters(runtime_context.get_metrics_group())
+        metrics = runtime_context.get_metrics_group()
+        self._counters = Totals(metrics, COUNTERS)
         self._replica = ItemsReplica(self._connections)
         self._bundles = BundleStore(self._settings.bundles, self._settings.cache_mb, self._replica.groups_of)
         self._replica.start()
@@ -84,6 +97,11 @@ class RankCandidates(AsyncFunction):
         self._last_of_user: dict[str, asyncio.Future[None]] = {}
         self._last_good: OrderedDict[tuple[str, str], list[RankedItem]] = OrderedDict()
         self._popular_at: dict[str, float] = {}
+        watch(metrics, "history_cache_hits", lambda: self._bundles.current.cache.hits)
+        watch(metrics, "history_cache_misses", lambda: self._bundles.current.cache.misses)
+        watch(metrics, "scores_not_finite", lambda: self._bundles.current.non_finite)
+        watch(metrics, "items_rejected", lambda: self._replica.rejected)
+        watch(metrics, "items_ready", lambda: int(self._replica.ready.is_set()))
 
     def close(self) -> None:
         self._replica.stop()
@@ -133,7 +151,8 @@ class RankCandidates(AsyncFunction):
         await _settled(before)
         if task.request is not None and task.request.explain:
             return [_response(lists[0])]
-        features, bodies = encode_json(_features(task, state)), [encode_json(one) for one in lists]
+        vector = bundle.session_vector(state, task.now_ms)
+        features, bodies = encode_json(_features(task, state, vector)), [encode_json(one) for one in lists]
         reached = await self._write(task, features, lists, bodies)
         await self._refresh_popular([one.surface for one in lists], bundle)
         if not reached:
@@ -198,6 +217,7 @@ class RankCandidates(AsyncFunction):
             receipt=receipt,
             trigger=task.trigger,
             fallback=fallback,
+            degraded=[] if self._replica.ready.is_set() else ["items"],
             request_id=request.request_id if request is not None else None,
         )
 
@@ -298,7 +318,7 @@ def _response(ranked: RankedList) -> TopicRecord:
     return TopicRecord(topics.RANK_RESPONSES, request_id.encode(), encode_json(RankResponse(request_id, ranked)))
 
 
-def _features(task: RankTask, state: UserState) -> SessionFeatures:
+def _features(task: RankTask, state: UserState, vector: list[float]) -> SessionFeatures:
     session = state.session()
     return SessionFeatures(
         key=task.key,
@@ -312,6 +332,8 @@ def _features(task: RankTask, state: UserState) -> SessionFeatures:
         history_length=len(state.history_slots),
         surfaces=list(state.tail.surfaces),
         freshness=freshness(state),
+        pending=state.tail.pending,
+        vector=vector,
     )
 
 

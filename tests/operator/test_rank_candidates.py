@@ -39,6 +39,9 @@ class FakeReplica:
         self.unavailable: set[str] = set()
         self.offsets = {0: 41}
         self.running = False
+        self.rejected = 0
+        self.ready = threading.Event()
+        self.ready.set()
 
     def start(self) -> None:
         self.running = True
@@ -569,3 +572,9 @@ def test_last_good_lists_are_kept_for_the_newest_users(monkeypatch: pytest.Monke
     harness.run(*(task("home", key=f"u:{n}") for n in range(5)))
     assert [key for key, _ in harness.operator._last_good] == ["u:2", "u:3", "u:4"]
     harness.operator.close()
+
+
+def test_lists_say_so_while_the_catalogue_is_being_read(harness: Harness) -> None:
+    harness.replica.ready.clear()
+    ((*_, ranked, _latest),) = harness.run(task("home"))
+    assert decode_list(ranked[2]).degraded == ["items"]

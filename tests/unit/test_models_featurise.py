@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 
 import numpy as np
 import pytest
 
-from models.featurise import HOUR_MS, calendar, counters, history_anchor_ms, tokens
+from models.featurise import COUNTERS, HOUR_MS, calendar, counters, history_anchor_ms, tokens
 from models.samples import NOW_MS, sample_states
 from models.vocabulary import GLOBAL, Vocabulary, build_vocabulary, decode_vocabulary, encode_vocabulary
 from schemas.items import Item
-from schemas.user_state import QUERY_MARK, TARGET_MARK, Sequence, UserState
+from schemas.user_state import QUERY_MARK, TARGET_MARK, Sequence, UserState, action_name
 
 
 def vocabulary() -> Vocabulary:
@@ -90,21 +91,38 @@ def test_elapsed_hours_are_against_the_anchor_and_never_negative() -> None:
     np.testing.assert_allclose(found.log_hours, [np.log(2), 0, 0], rtol=1e-6)
 
 
+def naive_counters(state: UserState, item_id: str) -> list[float]:
+    """Contract: log(1 + n) of UserState.counts and of the session's actions, log(1 + hours) since the last purchase."""
+    counts = state.counts(item_id)
+    session, history = state.session(), state.history()
+    acted = session.item_ids.count(item_id)
+    if not acted and not any(counts):
+        return [0.0] * COUNTERS
+    bought = [
+        ts_ms
+        for sequence in (history, session)
+        for name, action, ts_ms in zip(*sequence)
+        if name == item_id and action_name(action) == "purchase"
+    ]
+    hours = (max(0, NOW_MS - bought[-1]) / HOUR_MS if bought else 90 * 24) if counts[3] or bought else 0
+    return [math.log1p(number) for number in (*counts, acted, hours)]
+
+
 def test_counters_agree_with_the_state() -> None:
-    """Contract: log(1 + n) of UserState.counts, beyond the nibble too; unknown items and groups have none."""
+    """Beyond the nibble too; unknown items and groups have none."""
     found = vocabulary()
     rows = np.array([*range(1, found.size), found.size - 1], dtype=np.int32)
     for state in sample_states(found, 50):
-        got = counters(state, rows, found)
+        got = counters(state, rows, found, NOW_MS)
         for row, values in zip(rows, got):
-            wanted = state.counts(found.ids[row]) if found.is_item(int(row)) else (0, 0, 0, 0)
-            np.testing.assert_allclose(values, np.log1p(wanted), rtol=1e-6)
+            wanted = naive_counters(state, found.ids[row]) if found.is_item(int(row)) else [0.0] * COUNTERS
+            np.testing.assert_allclose(values, wanted, rtol=1e-5)
 
 
 def test_counters_of_nobody_and_of_nothing() -> None:
     found = vocabulary()
-    assert counters(UserState(), np.array([8], np.int32), found).tolist() == [[0, 0, 0, 0]]
-    assert counters(UserState(), np.zeros(0, np.int32), found).shape == (0, 4)
+    assert counters(UserState(), np.array([8], np.int32), found, NOW_MS).tolist() == [[0] * COUNTERS]
+    assert counters(UserState(), np.zeros(0, np.int32), found, NOW_MS).shape == (0, COUNTERS)
 
 
 def test_calendar() -> None:

@@ -41,7 +41,7 @@ def test_the_graphs_compute_the_formulas(bundle: Bundle, scorer: DualSequenceSco
         )
         session = tokens(state.session(), NOW_MS, bundle.vocabulary)
         history = tokens(state.history(), history_anchor_ms(state, NOW_MS), bundle.vocabulary)
-        counted = counters(state, rows, bundle.vocabulary)
+        counted = counters(state, rows, bundle.vocabulary, NOW_MS)
         for score, row, seen in zip(served, rows, counted):
             logits = oracle.logits(session, history, int(row), seen, calendar(NOW_MS), surface)
             assert score == pytest.approx(logits @ weights, abs=1e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ torch = pytest.importorskip("torch")
 from models import losses  # noqa: E402
 from models.bundle import Bundle  # noqa: E402
 from models.check import check, torch_logits  # noqa: E402
-from models.dataset import batches, padded  # noqa: E402
+from models.dataset import Batch, batches, counted, padded  # noqa: E402
+from models.featurise import COUNTERS, counters, tokens  # noqa: E402
 from models.naive import ranker_of  # noqa: E402
 from models.ranker import pool  # noqa: E402
 from models.samples import NOW_MS, sample_states  # noqa: E402
 from models.scorer import encode_state_history, open_scorer  # noqa: E402
 from models.traffic import Examples, Ragged  # noqa: E402
+from udfs.logic.sessions import ACTION_KIND  # noqa: E402
 
 TINY = Path(__file__).parents[1] / "fixtures/bundles/tiny-1"
 
@@ -73,7 +76,7 @@ def test_every_list_is_in_one_batch_with_its_history() -> None:
     data = Examples(
         ragged(list(range(12)), rng), ragged([n % 5 for n in range(count)], rng), history, np.arange(count), np.arange(count),
         np.arange(count * 10).reshape(count, 10), np.zeros((count, 10), bool), np.zeros((count, 10), bool),
-        np.zeros((count, 10, 4), np.float32), np.zeros((count, 3), np.int16),
+        np.zeros((count, 10, COUNTERS), np.float32), np.zeros((count, 3), np.int16),
     )  # fmt: skip
     seen = []
     for batch in batches(data, np.arange(count), 7, rng):
@@ -84,12 +87,35 @@ def test_every_list_is_in_one_batch_with_its_history() -> None:
     assert sorted(seen) == list(range(count))
 
 
+def test_what_is_counted_for_samples_is_what_featurise_counts() -> None:
+    """Contract: for a state whose sequences hold all it did, both count the same."""
+    vocabulary = Bundle.load(TINY).vocabulary
+    rng = np.random.Generator(np.random.PCG64(4))
+    for state in sample_states(vocabulary, 12, seed=4):
+        state.nibbles[:] = bytes(len(state.nibbles))
+        state.tail.counter_overflow.clear()
+        state.session_ts = array("i", sorted(state.session_ts))
+        for slot, code in [*zip(state.history_slots, state.history_actions), *zip(state.session_slots, state.session_actions)]:
+            if (code & 15) in ACTION_KIND:
+                state.count(slot, ACTION_KIND[code & 15])
+        session, history = tokens(state.session(), NOW_MS, vocabulary), tokens(state.history(), NOW_MS, vocabulary)
+        sides = [
+            padded(Ragged(one.rows, one.actions, one.log_hours, np.array([0, one.length])), np.arange(1), rng, 0.0)
+            for one in (history, session)
+        ]
+        rows = np.arange(vocabulary.first_item, vocabulary.size, dtype=np.int32)
+        batch = Batch(*sides, torch.zeros(1, dtype=torch.int64), *[None] * 6)  # type: ignore[arg-type]
+        got = counted(batch, torch.from_numpy(rows.astype(np.int64))[None])[0]
+        np.testing.assert_allclose(got.numpy(), counters(state, rows, vocabulary, NOW_MS), rtol=1e-4, atol=1e-5)
+
+
 def test_padding_does_not_change_a_score() -> None:
     ranker = ranker_of(Bundle.load(TINY))
     rng = np.random.Generator(np.random.PCG64(2))
     items = torch.randn(32, 8)
     sequences = padded(ragged([3, 7, 1], rng), np.arange(3), rng, 0.0)
     queries = torch.randn(1, 4, 9)
+    queries[..., -1] = 1.0
     keys, values, _ = ranker.session(items[sequences.rows], sequences.actions, sequences.log_hours, sequences.padding)
     together = pool(queries.expand(3, 4, 9), keys, values)
     for number, length in enumerate((3, 7, 1)):
