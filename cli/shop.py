@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,7 @@ from cli.watch import Watch
 from client.errors import KafkaUnavailable
 from client.events import Events, Token
 from client.feed import RankedFeed
+from client.feed_core import NO_LIST, REDIS_TIMEOUT, REDIS_UNAVAILABLE, STALE
 from demo.traffic import LiveTraffic
 from local.errors import LocalError
 from local.stack import DEFAULT_RUN_DIR, Ports, Stack
@@ -30,8 +32,9 @@ from schemas.event import Event
 from schemas.keys import USER_PREFIX, user_key
 
 WAIT_MS = 100  # how long the shop waits for a list that has seen the shopper's last act
-_WARM_UP_SHOPPERS = 40
-_WARM_UP_EVENTS_PER_S = 150
+_KNOWN_SHOPPERS = 200
+_CATCH_UP_LIMIT_S = 90
+_NOT_YET = frozenset({STALE, NO_LIST, REDIS_TIMEOUT, REDIS_UNAVAILABLE})
 _SHOW_EVERY_S = 0.5
 _LINE_EVERY_S = 5.0
 
@@ -60,8 +63,12 @@ class Shop:
         self._watch.sent(event.event_id)
         self._last[user_key(event.user_id, event.session_id)] = token
 
+    def last_acts(self) -> list[Token]:
+        """The last event of each shopper whose list has not been asked for since."""
+        return list(self._last.values())
+
     def _get_list(self, key: str, surface: str, k: int) -> list[str]:
-        user, session = (key[2:], None) if key.startswith(USER_PREFIX) else (None, key[2:])
+        user, session = _named(key)
         last = self._last.pop(key, None)
         if last is None:
             return self._feed.get(user, surface, k, session_id=session).items
@@ -105,6 +112,11 @@ def run(
                 stack.stop()
 
 
+def _named(key: str) -> tuple[str | None, str | None]:
+    """User and session that a key names: one of them."""
+    return (key[2:], None) if key.startswith(USER_PREFIX) else (None, key[2:])
+
+
 def _interrupt(_signal: int, _frame: Any) -> None:
     raise KeyboardInterrupt
 
@@ -118,13 +130,8 @@ def _open_and_run(stack: Stack, seconds: int, rate: float, seed: int) -> None:
         watch = closing.enter_context(Watch(where))
         feed = closing.enter_context(RankedFeed(where))
         shop = Shop(where, events, feed, watch, rate, seed)
-        if not any(stack.job_status(job).name == "personalise" for job in stack.jobs.rest.jobs()):
-            err.print("Submitting the personalise job with `flink run`.")
-            job_id = submit_personalise(stack)
-            publish_items(where, shop.traffic.world.items)
-            stack.wait_running(job_id)
-        err.print(f"The job runs: {stack.flink.rest.url}")
-        _warm_up(shop, watch)
+        _begin(stack, shop, feed)
+        watch.settle(limit_s=10.0)
         watch.begin()
         shop.reads = ReadYourWrites()
         err.print(f"The shop is open: {rate:g} events/s. Ctrl-C closes it.")
@@ -149,19 +156,39 @@ def summary(shop: Shop, watch: Watch) -> dict[str, object]:
     }
 
 
-def _warm_up(shop: Shop, watch: Watch) -> None:
-    """What the shoppers did before: the job gets to know them, and the JVM compiles its hot code."""
-    past = list(shop.traffic.past(int(time.time() * 1000), shoppers=_WARM_UP_SHOPPERS))
+def _begin(stack: Stack, shop: Shop, feed: RankedFeed) -> None:
+    """Submit the job where none runs; meanwhile tell it what the shoppers did before, and wait until it knows."""
+    jobs = [stack.job_status(job) for job in stack.jobs.rest.jobs()]
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="submit") as pool:
+        job = next((job.job_id for job in jobs if job.name == "personalise"), None)
+        submitting = None if job else pool.submit(submit_personalise, stack)
+        if submitting:
+            err.print("Submitting the personalise job with `flink run`.")
+        publish_items(stack.connections(), shop.traffic.world.items)
+        last = _tell_the_past(shop)
+        job = job or (submitting.result() if submitting else "")
+    stack.wait_running(job)
+    err.print(f"The job runs: {stack.flink.rest.url}")
+    deadline = time.monotonic() + _CATCH_UP_LIMIT_S
+    with err.status("Waiting until the job has read what the shoppers did before"):
+        for token in last:
+            user, session = _named(token.key)
+            while True:
+                answer = feed.get(user, session_id=session, at_least=token.event_id, wait_ms=500)
+                if answer.met or answer.fallback not in _NOT_YET:
+                    break
+                if time.monotonic() > deadline:
+                    raise LocalError(f"The job has not caught up: see {stack.flink.rest.url}, and run `riffle doctor`.")
+
+
+def _tell_the_past(shop: Shop) -> list[Token]:
+    """What the shoppers did in the last hours, as fast as Kafka takes it: to the job it is old, and only caught up on.
+    The last event of each shopper."""
+    past = list(shop.traffic.past(int(time.time() * 1000), shoppers=_KNOWN_SHOPPERS))
     with Progress(console=err, transient=True) as progress:
-        task = progress.add_task("Sending what the shoppers did before", total=len(past))
-        begun = time.monotonic()
-        for number, event in enumerate(past):
-            early = begun + number / _WARM_UP_EVENTS_PER_S - time.monotonic()
-            if early > 0:
-                time.sleep(early)
+        for event in progress.track(past, description="Sending what the shoppers did before"):
             shop.send(event)
-            progress.advance(task)
-    watch.settle(limit_s=10.0)
+    return shop.last_acts()
 
 
 def _serve(shop: Shop, watch: Watch, seconds: int) -> None:

@@ -53,7 +53,6 @@ class Watch:
         for partition in partitions:
             self._consumer.position(partition)  # the end is looked up lazily: do it before the first event is sent
         self._lock = threading.Lock()
-        self._sent: dict[str, float] = {}
         self._stopped = threading.Event()
         self.begin()
         self._thread = threading.Thread(target=self._follow, name="watch", daemon=True)
@@ -64,6 +63,7 @@ class Watch:
         with self._lock:
             self.lists = self.dead_letters = 0
             self._latencies: deque[float] = deque(maxlen=_KEPT)
+            self._sent: dict[str, float] = {}  # event id -> when it was handed to the sender
             self._last_seen = time.monotonic()
 
     def sent(self, event_id: str) -> None:

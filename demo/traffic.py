@@ -29,7 +29,7 @@ from demo.writer import SURFACE
 from schemas.event import Event, Impression, Scroll
 from schemas.keys import user_key
 
-Send = Callable[[Event], None]
+Send = Callable[[Event], object]
 # (user key as in schemas.keys.user_key: "u:<user>" or "s:<session>", surface, k) -> item ids, best first
 GetList = Callable[[str, str, int], Sequence[str]]
 

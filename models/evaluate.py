@@ -14,42 +14,39 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from models.bundle import Bundle
-from models.featurise import history_anchor_ms
-from models.retrieval import Retriever
-from models.scorer import open_scorer
+from models.store import LoadedBundle
 from schemas.user_state import UserState
 from udfs.logic.sessions import Position, apply_event
+from udfs.logic.slate import rank
 
 SURFACE = "home"
+_CACHE_BYTES = 2**24
 
 
 class BundleRanking:
-    """`rank(situation)` of a shop's evaluation: state through the stream's own logic, then retrieve, filter and score."""
+    """`rank(situation)` of a shop's evaluation: the state by the stream's own logic, the list by the job's own stages."""
 
     def __init__(self, bundle: Bundle, unavailable: set[str], limit: int = 200, k: int = 10) -> None:
-        self._scorer, self._retriever = open_scorer(bundle), Retriever(bundle)
-        self._ids, self._limit, self._k = np.array(bundle.vocabulary.ids, dtype=object), limit, k
-        sold_out = bundle.vocabulary.rows(sorted(unavailable)) if unavailable else np.zeros(0, np.int32)
-        self._sold_out = np.zeros(bundle.vocabulary.size, dtype=bool)
-        self._sold_out[sold_out] = True
+        self._bundle = LoadedBundle(bundle, _CACHE_BYTES, None)
+        self._unavailable, self._limit, self._k = unavailable, limit, k
         self._key, self._applied, self._state = "", 0, UserState()
-        self._encoded: tuple[Any, Any] = (None, None)
 
     def __call__(self, situation: Any) -> list[str]:
-        state = self._state_of(situation)
-        rows, _ = self._retriever.retrieve(state, self._limit)
-        rows = rows[~self._sold_out[rows]]
-        anchor_ms = history_anchor_ms(state, situation.now_ms)
-        key = (situation.key, situation.session_id, state.history_no, anchor_ms)
-        if self._encoded[0] != key:
-            self._encoded = (key, self._scorer.encode_history(state.history(), anchor_ms))
-        scores = self._scorer.score(state, self._encoded[1], rows, situation.now_ms, SURFACE)
-        best = rows[np.argsort(-scores, kind="stable")[: self._k]]
-        ids: list[str] = self._ids[best].tolist()
-        return ids
+        state, now_ms = self._state_of(situation), situation.now_ms
+        encode = self._bundle.history_encoder(situation.key, now_ms, None)
+        slate = rank(
+            state,
+            self._bundle,
+            self._unavailable,
+            encode,
+            surface=SURFACE,
+            k=self._k,
+            limit=self._limit,
+            now_ms=now_ms,
+            stop=None,
+        )
+        return [item.item_id for item in slate.items]
 
     def _state_of(self, situation: Any) -> UserState:
         events: Sequence[Any] = situation.events
