@@ -33,6 +33,7 @@ from schemas.keys import USER_PREFIX, user_key
 
 WAIT_MS = 100  # how long the shop waits for a list that has seen the shopper's last act
 _KNOWN_SHOPPERS = 200
+_VISITS_BEFORE = 6
 _CATCH_UP_LIMIT_S = 90
 _NOT_YET = frozenset({STALE, NO_LIST, REDIS_TIMEOUT, REDIS_UNAVAILABLE})
 _SHOW_EVERY_S = 0.5
@@ -184,7 +185,7 @@ def _begin(stack: Stack, shop: Shop, feed: RankedFeed) -> None:
 def _tell_the_past(shop: Shop) -> list[Token]:
     """What the shoppers did in the last hours, as fast as Kafka takes it: to the job it is old, and only caught up on.
     The last event of each shopper."""
-    past = list(shop.traffic.past(int(time.time() * 1000), shoppers=_KNOWN_SHOPPERS))
+    past = list(shop.traffic.past(int(time.time() * 1000), shoppers=_KNOWN_SHOPPERS, visits=_VISITS_BEFORE))
     with Progress(console=err, transient=True) as progress:
         for event in progress.track(past, description="Sending what the shoppers did before"):
             shop.send(event)

@@ -56,7 +56,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     feature_versions: dict[str, int]
     surfaces: list[str] = []
     tasks: list[str] = []
-    task_weights: dict[str, float] = {}  # a score is the sum of the tasks' logits by these weights
+    task_weights: dict[str, float] = {}  # a score is the sum of the tasks' logits by these weights, and of
+    popularity_weight: float = 0.0  # this times log(1 + clicks): the prior that the logQ correction took out
     config: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
     training: dict[str, Any] = {}  # command, seed, data
@@ -85,6 +86,11 @@ class Bundle:
     @property
     def ranker(self) -> str:
         return self.manifest.ranker
+
+    @property
+    def prior(self) -> Array:
+        """(N,) what is added to every score: popularity, by the manifest's weight."""
+        return np.float32(self.manifest.popularity_weight) * np.log1p(self.popularity)
 
     @classmethod
     def load(cls, path: str | Path) -> Bundle:

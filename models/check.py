@@ -35,7 +35,7 @@ def check(bundle: Bundle, ranker: DualSequenceRanker, count: int = 1_000) -> flo
                 f"sample {number}: {len(served)} scores of {size} candidates, or one that is not finite"
             )
         if size:
-            wanted = torch_logits(bundle, ranker, state, rows) @ weights
+            wanted = torch_logits(bundle, ranker, state, rows) @ weights + bundle.prior[rows]
             worst = max(worst, float(np.abs(served - wanted).max()))
             if worst > TOLERANCE:
                 raise AssertionError(

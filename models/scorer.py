@@ -75,6 +75,7 @@ class DualSequenceScorer:
         manifest = bundle.manifest
         self._surfaces = {name: number for number, name in enumerate(manifest.surfaces)}
         self._task_weights = np.array([manifest.task_weights[task] for task in manifest.tasks], dtype=np.float32)
+        self._prior = bundle.prior
         self._history = _session(bundle, HISTORY_GRAPH, threads)
         self._scorer = _session(bundle, SCORER_GRAPH, threads)
 
@@ -114,7 +115,7 @@ class DualSequenceScorer:
             "context": tables.context(calendar(now_ms), self._surfaces.get(surface, 0)),
         }
         logits = self._scorer.run(["logits"], inputs, run_options)[0]  # (C, T)
-        scores: Floats = logits @ self._task_weights
+        scores: Floats = logits @ self._task_weights + self._prior.take(rows)
         return self._finite(scores)
 
     def session_vector(self, state: UserState, now_ms: int, run_options: Any = None) -> Floats:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import shlex
 import sys
@@ -50,6 +51,7 @@ from models.vocabulary import Vocabulary, build_vocabulary
 SURFACES = ["<unknown>", "home"]
 VALIDATION_SHARE = 0.03
 NEXT = TASKS.index("next")
+IN_SESSION = 4  # of featurise.counters
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,13 @@ class Settings:
     learning_rate: float = 3e-3
     weight_decay: float = 0.02
     negatives: int = 24
+    session_negatives: int = 2
     kappa: float = 0.25
     listwise: float = 0.1
     sampled: float = 0.3
     cart: float = 0.5  # of the cart task next to the click task
     own_dropout: float = 0.15  # as for an unknown item
-    own_decay: float = 0.3  # weight decay of the items' own vectors: most items are clicked less often than 64 times
+    own_decay: float = 0.1  # weight decay of the items' own vectors: most items are clicked less often than 64 times
     token_dropout: float = 0.1
     dropout: float = 0.05
     history_cap: int = 100  # newest tokens of a history that training looks at
@@ -137,11 +140,21 @@ class Trainer:
             right, pairs, count = right + float((above & both).sum()), pairs + float(both.sum()), count + len(shown)
         return {"validation_bce": bce / max(1, count), "validation_auc_in_list": right / max(1.0, pairs)}
 
+    def _sampled(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(E, M) negatives and their log Q: drawn from all items, and some that the session has just acted on."""
+        drawn = self.sampler.draw(len(batch.items), self.settings.negatives)
+        sessions, own = batch.sessions, self.settings.session_negatives
+        places = (torch.rand(len(drawn), own) * sessions.lengths[:, None]).long()
+        acted = sessions.rows.gather(1, places)
+        # One of them stands for itself alone: Q = 1 / M, which the correction cancels.
+        certain = torch.full(acted.shape, -math.log(self.settings.negatives + own))
+        return torch.cat((drawn, acted), dim=1), torch.cat((self.sampler.log_q[drawn], certain), dim=1)
+
     def _loss(self, batch: Batch) -> Tensor:
         settings, model = self.settings, self.model
         keep_own = (torch.rand(model.config.rows, 1) >= settings.own_dropout).float()
         lists, places = batch.items.shape
-        sampled = self.sampler.draw(lists, settings.negatives)
+        sampled, log_q = self._sampled(batch)
         calendar = batch.calendar.clone()
         calendar[:, 3] *= torch.rand(lists) >= 0.1  # an unknown surface
         # Counters and tokens go missing one without the other, as when a view is sent without its click.
@@ -158,11 +171,12 @@ class Trainer:
             alone = losses.weighted_bce(placed[..., task], positive, shown, repeats, settings.kappa)
             # BCE is a mean over places: times P, it is a sum over the list as the others are.
             loss = loss + weight * (alone * places + settings.listwise * ordered)
-        hit = ((sampled[:, :, None] == batch.items[:, None, :]) & batch.clicked[:, None, :]).any(-1)
+        # Next is something else: what this session has acted on is no positive, and the negatives hold some of it.
+        fresh = batch.clicked & (batch.counters[..., IN_SESSION] == 0)
+        hit = ((sampled[:, :, None] == batch.items[:, None, :]) & fresh[:, None, :]).any(-1) | (sampled < model.first_item)
         chosen, others = logits[:, :places, NEXT], logits[:, places:, NEXT]
-        following = losses.sampled_softmax(chosen, batch.clicked, others, self.sampler.log_q[sampled], hit)
-        loss = loss + settings.sampled * following
-        return loss
+        following = losses.sampled_softmax(chosen, fresh, others, log_q, hit)
+        return loss + settings.sampled * following
 
 
 def scores(model: DualSequenceRanker, batch: Batch, candidates: Tensor, table: Tensor, statics: Tensor) -> Tensor:

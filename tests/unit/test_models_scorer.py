@@ -44,7 +44,7 @@ def test_the_graphs_compute_the_formulas(bundle: Bundle, scorer: DualSequenceSco
         counted = counters(state, rows, bundle.vocabulary, NOW_MS)
         for score, row, seen in zip(served, rows, counted):
             logits = oracle.logits(session, history, int(row), seen, calendar(NOW_MS), surface)
-            assert score == pytest.approx(logits @ weights, abs=1e-4)
+            assert score == pytest.approx(logits @ weights + bundle.prior[row], abs=1e-4)
 
 
 def test_every_part_of_the_input_matters(bundle: Bundle, scorer: DualSequenceScorer) -> None:
