@@ -19,6 +19,8 @@ from models.traffic import Examples, Ragged
 from models.vocabulary import PADDING, Vocabulary
 from schemas.user_state import ACTIONS, COUNTED, HISTORY_CAP
 
+_KINDS = torch.tensor([ACTIONS[name] for name in COUNTED])
+
 
 class Sequences(NamedTuple):
     """(B, L) each; `padding` is 0 at tokens and far below at padding, `lengths` is (B,)."""
@@ -110,23 +112,18 @@ def padded(
 
 def counted(batch: Batch, rows: Tensor) -> Tensor:  # (E, M) -> (E, M, COUNTERS)
     """What featurise.counters would say of items that were not shown, as far as the batch's sequences tell."""
-    counts: list[Tensor] = []
     since = torch.full(rows.shape, torch.inf)
-    in_session = torch.zeros(())
+    counts = torch.zeros(*rows.shape, len(_KINDS))
+    in_session = torch.zeros(rows.shape)
     for sequences, places in ((batch.histories, batch.history), (batch.sessions, slice(None))):
         same = rows[:, :, None] == sequences.rows[places][:, None, :]  # (E, M, L)
-        kinds = (sequences.actions[places] & 15)[:, None, :]
-        for number, name in enumerate(COUNTED):
-            found = (same & (kinds == ACTIONS[name])).sum(-1)
-            if sequences is batch.histories:
-                counts.append(found)
-            else:
-                counts[number] = counts[number] + found
-        bought = torch.where(same & (kinds == ACTIONS["purchase"]), sequences.log_hours[places][:, None, :], torch.inf)
-        since = torch.minimum(since, bought.amin(-1))
+        kinds = sequences.actions[places] & 15  # (E, L)
+        counts += same.float() @ (kinds[:, :, None] == _KINDS).float()
+        hours = torch.where(kinds == ACTIONS["purchase"], sequences.log_hours[places], torch.inf)
+        since = torch.minimum(since, torch.where(same, hours[:, None, :], torch.inf).amin(-1))
         in_session = same.sum(-1)
-    logs = torch.log1p(torch.stack((*counts, in_session), dim=-1).float())
-    return torch.cat((logs, torch.where(torch.isinf(since), 0.0, since)[..., None]), dim=-1)
+    since = torch.where(torch.isinf(since), 0.0, since)
+    return torch.cat((torch.log1p(counts), torch.log1p(in_session.float())[..., None], since[..., None]), dim=-1)
 
 
 class Sampler:

@@ -67,12 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shop", default="demo", help="package with `evaluate` and `world` (default demo)")
     parser.add_argument("--visits", type=int, default=400, help="unseen shoppers, one visit each (default 400)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--first-shopper", type=int, default=500_000, help="number of the first shopper (default 500000)"
+    )
     options = parser.parse_args(arguments)
     judge = importlib.import_module(f"{options.shop}.evaluate")
     items = importlib.import_module(f"{options.shop}.world").load().items
     bundle = Bundle.load(options.bundle)
     ranking = BundleRanking(bundle, {item.item_id for item in items if item.stock == 0})
-    account = judge.evaluate(ranking, visits=options.visits, seed=options.seed)
+    account = judge.evaluate(ranking, visits=options.visits, seed=options.seed, first_shopper=options.first_shopper)
     shares = account.shares()
     print(judge.table(account))
     ranked, popular = shares["ranked"], shares["popularity"]

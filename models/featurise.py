@@ -83,7 +83,9 @@ def counters(state: UserState, rows: Rows, vocabulary: Vocabulary, now_ms: int) 
     if not len(slots):
         return found
     low, high = pairs[slots, 0], pairs[slots, 1]
-    counts = np.stack((low & 15, low >> 4, high & 15, high >> 4, in_session[slots], high >> 4), axis=1).astype(np.float32)
+    counts = np.stack((low & 15, low >> 4, high & 15, high >> 4, in_session[slots], high >> 4), axis=1).astype(
+        np.float32
+    )
     for place, more in state.tail.counter_overflow.items():
         counts[slots == place // 4, place % 4] += more
     since = counts[:, -1]

@@ -125,7 +125,12 @@ class _Packer:
         self._sessions.append(tokens(state.session(), shown.ts_ms, self._vocabulary))
         self._lists.append((len(self._histories) - 1, shown.shopper, visit))
         self._columns.append(
-            (rows, *outcomes, counters(state, rows, self._vocabulary, shown.ts_ms), np.array(calendar(shown.ts_ms), np.int16))
+            (
+                rows,
+                *outcomes,
+                counters(state, rows, self._vocabulary, shown.ts_ms),
+                np.array(calendar(shown.ts_ms), np.int16),
+            )
         )
 
     def packed(self) -> Examples:

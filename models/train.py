@@ -58,21 +58,23 @@ IN_SESSION = 4  # of featurise.counters
 class Settings:
     """Everything that decides what comes out, besides the shop."""
 
-    shoppers: int = 3_000
+    shoppers: int = 2_500
     days: int = 28
     seed: int = 1
     epochs: int = 2
     lists_per_batch: int = 128
     learning_rate: float = 3e-3
     weight_decay: float = 0.02
-    negatives: int = 24
+    negatives: int = 32
     session_negatives: int = 2
     kappa: float = 0.25
     listwise: float = 0.1
-    sampled: float = 0.3
+    sampled: float = 0.5
+    next_listwise: float = 0.5  # of the list's own negatives in the task `next`
     cart: float = 0.5  # of the cart task next to the click task
     own_dropout: float = 0.15  # as for an unknown item
-    own_decay: float = 0.1  # weight decay of the items' own vectors: most items are clicked less often than 64 times
+    own_decay: float = 0.3  # weight decay of the items' own vectors
+    own_rate: float = 0.2  # their share of the learning rate: an item that is seldom seen must not jump when it is
     token_dropout: float = 0.1
     dropout: float = 0.05
     history_cap: int = 100  # newest tokens of a history that training looks at
@@ -103,7 +105,10 @@ class Trainer:
         groups[-1]["params"].append(self.position_bias)
         self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimiser, settings.learning_rate, total_steps=self.steps + 8, pct_start=0.1
+            self.optimiser,
+            [group["lr"] for group in self.optimiser.param_groups],
+            total_steps=self.steps + 8,
+            pct_start=0.1,
         )
 
     def epoch(self, stepped: Callable[[], None]) -> float:
@@ -173,9 +178,13 @@ class Trainer:
             loss = loss + weight * (alone * places + settings.listwise * ordered)
         # Next is something else: what this session has acted on is no positive, and the negatives hold some of it.
         fresh = batch.clicked & (batch.counters[..., IN_SESSION] == 0)
-        hit = ((sampled[:, :, None] == batch.items[:, None, :]) & fresh[:, None, :]).any(-1) | (sampled < model.first_item)
+        hit = ((sampled[:, :, None] == batch.items[:, None, :]) & fresh[:, None, :]).any(-1) | (
+            sampled < model.first_item
+        )
         chosen, others = logits[:, :places, NEXT], logits[:, places:, NEXT]
         following = losses.sampled_softmax(chosen, fresh, others, log_q, hit)
+        # Samples seldom hold two of a kind; the list does, and tells them apart.
+        following = following + settings.next_listwise * losses.listwise(chosen, fresh, shown)
         return loss + settings.sampled * following
 
 
@@ -202,7 +211,7 @@ def parameter_groups(model: DualSequenceRanker, settings: Settings) -> list[dict
     matrices = [weight for weight in model.parameters() if weight.ndim > 1 and weight is not own[0]]
     rest = [weight for weight in model.parameters() if weight.ndim <= 1]
     return [
-        {"params": own, "weight_decay": settings.own_decay},
+        {"params": own, "weight_decay": settings.own_decay, "lr": settings.own_rate * settings.learning_rate},
         {"params": matrices, "weight_decay": settings.weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]

@@ -95,7 +95,10 @@ def test_what_is_counted_for_samples_is_what_featurise_counts() -> None:
         state.nibbles[:] = bytes(len(state.nibbles))
         state.tail.counter_overflow.clear()
         state.session_ts = array("i", sorted(state.session_ts))
-        for slot, code in [*zip(state.history_slots, state.history_actions), *zip(state.session_slots, state.session_actions)]:
+        for slot, code in [
+            *zip(state.history_slots, state.history_actions),
+            *zip(state.session_slots, state.session_actions),
+        ]:
             if (code & 15) in ACTION_KIND:
                 state.count(slot, ACTION_KIND[code & 15])
         session, history = tokens(state.session(), NOW_MS, vocabulary), tokens(state.history(), NOW_MS, vocabulary)
