@@ -80,8 +80,11 @@ def build(records: KeyedStream, control: DataStream, connections: Connections, s
         .uid(UPDATE_USER_STATE)
     )
     rank = RankCandidates(connections, settings.ranking)
+    # Each on a thread of its own: state goes on while lists are ranked, and both while a checkpoint flushes the sinks.
     ranked = rank_async(states, rank, settings.in_flight, OUTPUT_TYPE).name(RANK_CANDIDATES).uid(RANK_CANDIDATES)
-    return Outputs(ranked, states.get_side_output(RECORDS), states.get_side_output(EXACT))
+    ranked = ranked.disable_chaining()
+    records_out, exact = (states.get_side_output(tag).start_new_chain() for tag in (RECORDS, EXACT))
+    return Outputs(ranked, records_out, exact)
 
 
 def main(

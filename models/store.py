@@ -50,8 +50,9 @@ class HistoryCache:
         return found
 
     def put(self, key: tuple[str, int, int], encoding: HistoryEncoding) -> None:
+        replaced = self._encodings.pop(key, None)
+        self._used += encoding.nbytes - (replaced.nbytes if replaced is not None else 0)
         self._encodings[key] = encoding
-        self._used += encoding.nbytes
         while self._used > self._limit:
             self._used -= self._encodings.popitem(last=False)[1].nbytes
 

@@ -67,11 +67,11 @@ def test_an_event_is_applied_once_and_numbered(result: dict[str, Any]) -> None:
     assert json.loads(value)["event_no"] == 1
 
 
-def test_a_list_comes_out_although_redis_is_away(result: dict[str, Any]) -> None:
+def test_a_list_comes_out_although_kafka_and_redis_are_away(result: dict[str, Any]) -> None:
     ((key, value),) = _records(result, topics.RANKED_FEED)
     ranked = json.loads(value)
     assert key == "u:alice|home"
-    assert ranked["degraded"] == ["redis"]
+    assert ranked["degraded"] == ["items", "redis"]
     assert ranked["receipt"]["freshness"]["last_event_id"] == "e1"
     assert ranked["items"]
 
