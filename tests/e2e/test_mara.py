@@ -53,7 +53,7 @@ def test_twelve_seconds_of_marathon_lift_the_trail_video_from_rank_4_to_rank_1(
     monkeypatch.setenv("RIFFLE_REDIS_URL", engine.where.redis_url)
     why = CliRunner().invoke(app, ["explain", user, "--surface", SURFACE, "--json"])
     assert why.exit_code == 0, why.output
-    explained = decode_list(why.output.strip().splitlines()[-1].encode())
+    explained = decode_list(why.stdout.encode())
     trail = next(item for item in explained.items if item.item_id == mara.TRAIL)
     assert trail.why
     assert (trail.why[0].action, trail.why[0].item_id) == ("view", mara.MARATHON)
