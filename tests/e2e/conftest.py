@@ -22,6 +22,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         running = Engine(stack)
         publish_items(running.where, load().items)
         running.submit()
+        running.warm_up()
         yield running
     finally:
         stack.stop()
