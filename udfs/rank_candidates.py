@@ -23,6 +23,7 @@ from pyflink.datastream.functions import AsyncFunction, RuntimeContext
 from models.store import BundleStore, LoadedBundle
 from schemas import topics
 from schemas.connections import Connections
+from schemas.event import Click
 from schemas.keys import features_redis_key, list_redis_key, popular_redis_key
 from schemas.ranking import (
     RankedItem,
@@ -38,8 +39,9 @@ from schemas.record import TopicRecord
 from schemas.redis_layout import FEATURES_FIELD, LIST_FIELD, LIST_TTL_MS, Entry, cas_arguments, version
 from schemas.user_state import QUERY_MARK, TARGET_MARK, UserState, action_name, decode
 from udfs.breaker import Breaker
-from udfs.logic.sessions import freshness
+from udfs.logic.sessions import Position, apply_event, freshness
 from udfs.logic.slate import Slate, explain, hidden, rank
+from udfs.logic.when_to_rank import DEFAULT_POLICY
 from udfs.outputs import Totals, to_row, watch
 from udfs.redis_writer import RedisWriter
 from udfs.replica import ItemsReplica
@@ -61,6 +63,8 @@ COUNTERS = (
     "fallback_model_error",
 )
 _SURFACES_CAP = 256
+_WARM_UP_ROUNDS = 10
+_WARM_UP_AGO_MS = 2 * 3_600_000
 
 
 class RankSettings(msgspec.Struct, frozen=True):
@@ -70,11 +74,12 @@ class RankSettings(msgspec.Struct, frozen=True):
     candidates: int = 200
     k: int = 50
     model_limit_ms: int = 50
-    explain_limit_ms: int = 2_000
+    patient_limit_ms: int = 2_000  # where nobody waits for the list this moment: explanations, old events caught up on
     redis_limit_ms: int = 50
     cache_mb: int = 128
     last_good_lists: int = 5_000
     popular_every_s: float = 30.0
+    items_wait_s: float = 5.0  # how long the first task waits for the items topic
     policy: str = "1"
 
 
@@ -102,6 +107,13 @@ class RankCandidates(AsyncFunction):
         watch(metrics, "scores_not_finite", lambda: self._bundles.current.non_finite)
         watch(metrics, "items_rejected", lambda: self._replica.rejected)
         watch(metrics, "items_ready", lambda: int(self._replica.ready.is_set()))
+        watch(metrics, "redis_writes_owed", lambda: len(self._redis.owed) if self._redis else 0)
+        watch(metrics, "redis_writes_repaid", lambda: self._redis.repaid if self._redis else 0)
+        watch(metrics, "redis_writes_lost", lambda: self._redis.owed.lost if self._redis else 0)
+        # Before the first task: what it would wait for longest is paid here, and counts against no time limit.
+        if not self._replica.ready.wait(self._settings.items_wait_s):
+            log.warning("the items topic is not read yet: lists may hold what is out of stock until it is")
+        _warm_up(self._bundles.current, self._settings)
 
     def close(self) -> None:
         self._replica.stop()
@@ -247,7 +259,8 @@ class RankCandidates(AsyncFunction):
 
         if self._breaker.is_open:
             return self._fall_back(state, task.key, surface, bundle, k, requested), "model_breaker"
-        limit_ms = self._settings.explain_limit_ms if wants_why else self._settings.model_limit_ms
+        patient = wants_why or task.now_ms - task.append_ms > DEFAULT_POLICY.catch_up_lag_ms
+        limit_ms = self._settings.patient_limit_ms if patient else self._settings.model_limit_ms
         try:
             slate = await self._runner.run(work, limit_ms / 1000)
         except Busy:  # no sign that the model is sick: the breaker hears nothing of it
@@ -305,6 +318,30 @@ class RankCandidates(AsyncFunction):
             ids = [item.item_id for item in bundle.popular if item.item_id not in self._replica.unavailable]
             key = popular_redis_key(self._connections.redis_namespace, surface)
             await self._redis.set_popular(key, encode_json(ids[: self._settings.k]))
+
+
+def _warm_up(bundle: LoadedBundle, settings: RankSettings) -> None:
+    """Rank made-up users with short and long sequences until memory is allocated and code is loaded."""
+    now_ms = int(time.time() * 1000)
+    for actions in (0, 2, 10, 50) * _WARM_UP_ROUNDS:
+        state = UserState()
+        for number, item_id in enumerate(bundle.item_ids[:actions]):
+            at_ms = now_ms - (_WARM_UP_AGO_MS if number < actions // 2 else 0)  # half of it in an earlier session
+            click = Click(event_id=f"warm-up-{number}", session_id="s", ts_ms=at_ms, schema_version=2, item_id=item_id)
+            apply_event(state, click, Position(0, number, at_ms))
+        encode_history = bundle.history_encoder(f"warm-up-{actions}", now_ms, None)
+        rank(
+            state,
+            bundle,
+            frozenset(),
+            encode_history,
+            surface="",
+            k=settings.k,
+            limit=settings.candidates,
+            now_ms=now_ms,
+            stop=None,
+        )
+        bundle.session_vector(state, now_ms)
 
 
 async def _settled(before: asyncio.Future[None] | None) -> None:

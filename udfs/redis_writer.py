@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import OrderedDict
 
 import redis.asyncio as aioredis
 from redis.exceptions import RedisError
@@ -16,12 +17,54 @@ log = logging.getLogger(__name__)
 
 Write = tuple[list[str], list[str | int | bytes]]  # KEYS and ARGV of redis_layout.CAS_SCRIPT
 
+_OWED_BYTES = 64 << 20
+_REPAID_TOGETHER = 64
+_REST_S = 1.0
+
+
+class Owed:
+    """Writes that did not reach Redis, the newest of each set of keys, oldest first; at most `limit_bytes` of them."""
+
+    def __init__(self, limit_bytes: int = _OWED_BYTES) -> None:
+        self._limit, self._used = limit_bytes, 0
+        self._writes: OrderedDict[tuple[str, ...], Write] = OrderedDict()
+        self.lost = 0  # writes that found no room: what `riffle redis rebuild` is for
+
+    def __len__(self) -> int:
+        return len(self._writes)
+
+    def add(self, write: Write) -> None:
+        self.settle(write)
+        self._writes[tuple(write[0])] = write
+        self._used += _size(write)
+        while self._used > self._limit:
+            self._used -= _size(self._writes.popitem(last=False)[1])
+            self.lost += 1
+
+    def settle(self, write: Write) -> None:
+        """This write, or a newer one of the same keys, has reached Redis."""
+        before = self._writes.pop(tuple(write[0]), None)
+        if before is not None:
+            self._used -= _size(before)
+
+    def holds(self, write: Write) -> bool:
+        """Whether this very write is still owed: a newer one may have taken its place."""
+        return self._writes.get(tuple(write[0])) is write
+
+    def oldest(self, count: int) -> list[Write]:
+        return [write for _, write in zip(range(count), self._writes.values())]
+
+
+def _size(write: Write) -> int:
+    return sum(len(value) for value in write[1] if not isinstance(value, int)) + sum(map(len, write[0]))
+
 
 class RedisWriter:
     """Compare-and-set writes, in order, each batch under a time limit and behind a circuit breaker.
 
-    `write` answers whether the write reached Redis. A write that did not is not repeated: the next event of that user carries
-    all there is to know, and `riffle redis rebuild` restores the others from the compacted topics.
+    `write` answers whether the write reached Redis. One that did not is owed: the newest of each user is repeated as soon as
+    Redis answers, which compare-and-set makes safe at any time. What is owed lives in memory, within a limit: what a worker
+    takes with it when it dies, `riffle redis rebuild` restores from the compacted topics.
     """
 
     def __init__(self, url: str, limit_s: float) -> None:
@@ -33,10 +76,12 @@ class RedisWriter:
             single_connection_client=False,
             max_connections=4,
         )
-        self._breaker = Breaker(failures=2, rest_s=1.0, clock=time.monotonic)
+        self._breaker = Breaker(failures=2, rest_s=_REST_S, clock=time.monotonic)
         self._waiting: list[tuple[Write, asyncio.Future[bool]]] = []
         self._flushing: asyncio.Task[None] | None = None
-        self.failures = 0
+        self._repaying: asyncio.Task[None] | None = None
+        self.owed = Owed()
+        self.failures = self.repaid = 0
 
     @property
     def is_down(self) -> bool:
@@ -45,6 +90,7 @@ class RedisWriter:
     async def write(self, keys: list[str], args: list[str | int | bytes]) -> bool:
         if self._breaker.is_open:
             self.failures += 1
+            self._owe((keys, args))
             return False
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append(((keys, args), future))
@@ -70,9 +116,39 @@ class RedisWriter:
             except Exception as error:  # whoever waits must be answered: a bundle waits for all of them
                 log.exception("writing to Redis failed: %s", type(error).__name__)
             self.failures += answers.count(False)
-            for (_, future), reached in zip(batch, answers):
+            for (write, future), reached in zip(batch, answers):
+                if reached:
+                    self.owed.settle(write)
+                else:
+                    self._owe(write)
                 if not future.done():
                     future.set_result(reached)
+
+    def _owe(self, write: Write) -> None:
+        self.owed.add(write)
+        if self._repaying is None or self._repaying.done():
+            self._repaying = asyncio.get_running_loop().create_task(self._repay())
+
+    async def _repay(self) -> None:
+        """Repeat what is owed until nothing is; rest for a while whenever Redis takes none of it."""
+        progress = False
+        while self.owed:
+            if not progress or self._breaker.is_open:
+                await asyncio.sleep(_REST_S)
+            progress = False
+            writes = self.owed.oldest(_REPAID_TOGETHER)
+            answers = [False] * len(writes)
+            try:
+                answers = await self._send(writes)
+            except Exception as error:  # as in _flush: nothing may end what pays the debts
+                log.exception("repeating writes to Redis failed: %s", type(error).__name__)
+            for write, reached in zip(writes, answers):
+                if self.owed.holds(write):
+                    self.owed.settle(write)
+                    if not reached:  # to the end of the line: one that is refused must not hold up the others
+                        self.owed.add(write)
+                self.repaid += reached
+                progress |= reached
 
     async def _send(self, writes: list[Write]) -> list[bool]:
         """For each write whether it reached Redis: one that is refused must not take the others of its batch with it."""

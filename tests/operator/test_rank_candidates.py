@@ -29,6 +29,7 @@ from tests.fakes import NOW, FakeBundle, FakeBundleStore, FakeRunOptions, FakeRu
 from udfs import rank_candidates
 from udfs.logic.sessions import Position, apply_event, freshness
 from udfs.rank_candidates import RankCandidates, RankSettings
+from udfs.redis_writer import Owed
 from udfs.runner import Runner
 
 PLENTY_S = 20.0
@@ -59,6 +60,7 @@ class FakeRedis:
     def __init__(self) -> None:
         self.writes: list[tuple[list[str], list[Any]]] = []
         self.popular: list[str] = []
+        self.owed, self.repaid = Owed(), 0
         self.down = False
         self.before_write: Callable[[], Awaitable[None]] | None = None
 
@@ -83,6 +85,7 @@ class Harness:
         monkeypatch.setattr(rank_candidates, "BundleStore", lambda *_, **__: self.store)
         monkeypatch.setattr(rank_candidates, "ItemsReplica", lambda *_: self.replica)
         monkeypatch.setattr(rank_candidates, "RedisWriter", lambda *_: self.redis)
+        monkeypatch.setattr(rank_candidates, "_WARM_UP_ROUNDS", 0)
         self.operator = RankCandidates(
             Connections(namespace="test-"), RankSettings("", **({"model_limit_ms": 5_000} | settings))
         )

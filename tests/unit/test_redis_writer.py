@@ -19,7 +19,8 @@ import redis
 from local.errors import LocalError
 from local.redis_server import find_redis_server
 from schemas.redis_layout import FEATURES_FIELD, LIST_FIELD, LIST_TTL_MS, Entry, cas_arguments, version
-from udfs.redis_writer import RedisWriter
+from udfs import redis_writer
+from udfs.redis_writer import Owed, RedisWriter, Write
 
 LIMIT_S = 0.15
 GENEROUS_S = 10.0  # where the limit is not what is tested
@@ -175,6 +176,80 @@ def test_a_write_that_is_refused_does_not_take_its_batch_along(server: Server, d
 def test_the_popular_list_is_written(server: Server, db: Any) -> None:
     writing(server.url, lambda writer: writer.set_popular("popular:home", b"[]"))
     assert db.hget("popular:home", "items") == b"[]"
+
+
+def test_a_write_that_is_refused_for_ever_does_not_hold_up_what_else_is_owed(
+    server: Server, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_writer, "_REPAID_TOGETHER", 1)
+    monkeypatch.setattr(redis_writer, "_REST_S", 0.01)
+    db.set("list:{bad}:home", "not a hash")
+
+    async def test(writer: RedisWriter) -> None:
+        await write(writer, 1, "bad")
+        writer.owed.add(write_of(1, "good"))
+        await until(lambda: len(writer.owed) == 1)
+
+    writing(server.url, test)
+    assert db.hget("list:{good}:home", "list") == b"1"
+
+
+# ── what is owed ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def write_of(number: int, name: str = "a") -> Write:
+    entry = Entry(f"list:{{{name}}}:home", LIST_FIELD, str(number).encode())
+    return cas_arguments(version(1, number), LIST_TTL_MS, [entry])
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + GENEROUS_S
+    while not reached():
+        assert time.monotonic() < give_up
+        await asyncio.sleep(0.005)
+
+
+def test_only_the_newest_write_of_the_same_keys_is_owed() -> None:
+    owed, older, newer, other = Owed(), write_of(1), write_of(2), write_of(1, "b")
+    for one in (older, other, newer):
+        owed.add(one)
+    assert owed.oldest(9) == [other, newer]
+    owed.settle(write_of(3))
+    assert owed.oldest(9) == [other]
+
+
+def test_what_is_owed_has_a_limit_and_what_is_lost_is_counted() -> None:
+    one = write_of(1, "00")
+    size = sum(len(value) for value in one[1] if not isinstance(value, int)) + sum(map(len, one[0]))
+    owed = Owed(limit_bytes=3 * size)
+    for number in range(10):
+        owed.add(write_of(1, f"{number:02}"))
+    assert (len(owed), owed.lost) == (3, 7)
+    for _ in range(3):
+        owed.settle(owed.oldest(1)[0])
+    for number in range(3):
+        owed.add(write_of(1, f"{number:02}"))
+    assert owed.lost == 7
+
+
+def test_what_did_not_reach_redis_is_repeated_without_another_event(server: Server, db: Any) -> None:
+    """Contract: after an outage the newest list of every user who acted during it is there, whoever comes back or not."""
+
+    async def test(writer: RedisWriter) -> None:
+        server.stop()
+        for number in (1, 2):
+            assert not any(await asyncio.gather(*(write(writer, number, f"user-{n}") for n in range(150))))
+        assert len(writer.owed) == 150
+        server.start()
+        await until(lambda: not writer.owed)
+        assert (writer.repaid, writer.owed.lost) == (150, 0)
+
+    try:
+        writing(server.url, test, limit_s=1.0)
+        assert {db.hget(f"list:{{user-{n}}}:home", "list") for n in range(150)} == {b"2"}
+    finally:
+        server.stop()
+        server.start()
 
 
 # ── a server that does not ───────────────────────────────────────────────────────────────────────────────────────────
