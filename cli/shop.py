@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +26,6 @@ from demo.traffic import LiveTraffic
 from local.errors import LocalError
 from local.stack import DEFAULT_RUN_DIR, Ports, Stack
 from schemas import topics
-from schemas.connections import Connections
 from schemas.event import Event
 from schemas.keys import USER_PREFIX, user_key
 
@@ -51,17 +49,15 @@ class ReadYourWrites(msgspec.Struct):
 class Shop:
     """The demo shop as a service would be built: it sends events and reads lists through the client, nothing else."""
 
-    def __init__(
-        self, where: Connections, events: Events, feed: RankedFeed, watch: Watch, rate: float, seed: int
-    ) -> None:
-        self._events, self._feed, self._watch = events, feed, watch
+    def __init__(self, events: Events, feed: RankedFeed, watch: Watch, rate: float, seed: int) -> None:
+        self.events, self.feed, self.watch = events, feed, watch
         self._last: dict[str, Token] = {}
         self.reads = ReadYourWrites()
         self.traffic = LiveTraffic(self.send, self._get_list, events_per_s=rate, seed=seed)
 
     def send(self, event: Event) -> None:
-        token = self._events.send(msgspec.json.encode(event))
-        self._watch.sent(event.event_id)
+        token = self.events.send(msgspec.json.encode(event))
+        self.watch.sent(event.event_id)
         self._last[user_key(event.user_id, event.session_id)] = token
 
     def last_acts(self) -> list[Token]:
@@ -72,8 +68,8 @@ class Shop:
         user, session = _named(key)
         last = self._last.pop(key, None)
         if last is None:
-            return self._feed.get(user, surface, k, session_id=session).items
-        answer = self._feed.get(user, surface, k, session_id=session, at_least=last.event_id, wait_ms=WAIT_MS)
+            return self.feed.get(user, surface, k, session_id=session).items
+        answer = self.feed.get(user, surface, k, session_id=session, at_least=last.event_id, wait_ms=WAIT_MS)
         self.reads.asked += 1
         if answer.met:
             self.reads.met += 1
@@ -123,15 +119,9 @@ def _interrupt(_signal: int, _frame: Any) -> None:
 
 
 def _open_and_run(stack: Stack, seconds: int, rate: float, seed: int) -> None:
-    stack.start()
-    stack.create_topics(topics.TOPICS)
-    where = stack.connections()
     with ExitStack() as closing:
-        events = closing.enter_context(Events(where))
-        watch = closing.enter_context(Watch(where))
-        feed = closing.enter_context(RankedFeed(where))
-        shop = Shop(where, events, feed, watch, rate, seed)
-        _begin(stack, shop, feed)
+        shop = _open(stack, closing, rate, seed)
+        watch = shop.watch
         watch.settle(limit_s=10.0)
         watch.begin()
         shop.reads = ReadYourWrites()
@@ -140,7 +130,7 @@ def _open_and_run(stack: Stack, seconds: int, rate: float, seed: int) -> None:
             _serve(shop, watch, seconds)
         except KeyboardInterrupt:
             err.print("Closing.")
-        events.flush()
+        shop.events.flush()
         watch.settle(limit_s=2.0)
         typer.echo(msgspec.json.encode(summary(shop, watch)).decode())
 
@@ -157,40 +147,58 @@ def summary(shop: Shop, watch: Watch) -> dict[str, object]:
     }
 
 
-def _begin(stack: Stack, shop: Shop, feed: RankedFeed) -> None:
-    """Submit the job where none runs; meanwhile tell it what the shoppers did before, and wait until it knows."""
-    jobs = [stack.job_status(job) for job in stack.jobs.rest.jobs()]
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="submit") as pool:
-        job = next((job.job_id for job in jobs if job.name == "personalise"), None)
-        submitting = None if job else pool.submit(submit_personalise, stack)
-        if submitting:
+def _open(stack: Stack, closing: ExitStack, rate: float, seed: int) -> Shop:
+    """Start the stack, submit the job where none runs, and meanwhile tell Kafka what the shoppers did before; then wait
+    until the job knows it."""
+    shops: list[Shop] = []
+    jobs: list[str] = []
+
+    def submit() -> None:
+        running = [stack.job_status(job) for job in stack.jobs.rest.jobs()] if stack.flink.slots() else []
+        jobs.extend(job.job_id for job in running if job.name == "personalise")
+        if not jobs:
             err.print("Submitting the personalise job with `flink run`.")
-        publish_items(stack.connections(), shop.traffic.world.items)
-        last = _tell_the_past(shop)
-        job = job or (submitting.result() if submitting else "")
-    stack.wait_running(job)
+            jobs.append(submit_personalise(stack))
+
+    def prepare() -> None:
+        stack.wait_broker()
+        stack.create_topics(topics.TOPICS)
+        where = stack.connections()
+        events, watch, feed = Events(where), Watch(where), RankedFeed(where)
+        for one in (events, watch, feed):
+            closing.enter_context(one)
+        shops.append(Shop(events, feed, watch, rate, seed))
+        publish_items(where, shops[0].traffic.world.items)
+        _tell_the_past(shops[0])
+
+    stack.start(beside=[submit, prepare])
+    stack.wait_running(jobs[0])
     err.print(f"The job runs: {stack.flink.rest.url}")
+    _catch_up(shops[0])
+    return shops[0]
+
+
+def _tell_the_past(shop: Shop) -> None:
+    """What the shoppers did in the last hours, as fast as Kafka takes it: to the job it is old, and only caught up on."""
+    past = list(shop.traffic.past(int(time.time() * 1000), shoppers=_KNOWN_SHOPPERS, visits=_VISITS_BEFORE))
+    with Progress(console=err, transient=True) as progress:
+        for event in progress.track(past, description="Sending what the shoppers did before"):
+            shop.send(event)
+
+
+def _catch_up(shop: Shop) -> None:
+    """Wait until each shopper's last act is in their list."""
     deadline = time.monotonic() + _CATCH_UP_LIMIT_S
     with err.status("Waiting until the job has read what the shoppers did before"):
-        for token in last:
+        for token in shop.last_acts():
             user, session = _named(token.key)
             while True:
-                answer = feed.get(user, session_id=session, at_least=token.event_id, wait_ms=500)
+                answer = shop.feed.get(user, session_id=session, at_least=token.event_id, wait_ms=500)
                 if answer.met or answer.fallback not in _NOT_YET:
                     break
                 if time.monotonic() > deadline:
                     err.print("The job is still reading what the shoppers did before: the first figures will be slow.")
                     return
-
-
-def _tell_the_past(shop: Shop) -> list[Token]:
-    """What the shoppers did in the last hours, as fast as Kafka takes it: to the job it is old, and only caught up on.
-    The last event of each shopper."""
-    past = list(shop.traffic.past(int(time.time() * 1000), shoppers=_KNOWN_SHOPPERS, visits=_VISITS_BEFORE))
-    with Progress(console=err, transient=True) as progress:
-        for event in progress.track(past, description="Sending what the shoppers did before"):
-            shop.send(event)
-    return shop.last_acts()
 
 
 def _serve(shop: Shop, watch: Watch, seconds: int) -> None:

@@ -42,7 +42,7 @@ def start(
         process = subprocess.Popen(
             command,
             cwd=run_dir,
-            env={**env, OWNER: str(run_dir), ROLE: role},
+            env=marked(env, run_dir, role),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -52,6 +52,11 @@ def start(
     # The kernel shows the new environment a moment after the program has begun.
     wait_until(lambda: bool(_environment(process.pid)) or process.poll() is not None, 5, every_s=0.005)
     return Daemon(name, process.pid, log)
+
+
+def marked(env: Mapping[str, str], run_dir: Path, role: str) -> dict[str, str]:
+    """`env` with the two variables by which a process and its children are found."""
+    return {**env, OWNER: str(run_dir), ROLE: role}
 
 
 def of(run_dir: Path) -> list[int]:

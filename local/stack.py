@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -86,6 +87,7 @@ class Stack:
         self.task_managers = task_managers
         self.flink_settings = dict(flink_settings or {})
         self.say = say
+        self._gave_up = threading.Event()
         # Whoever names no ports means those that this run directory was started with.
         saved = self.state()
         self.ports = ports or (saved.ports if saved and processes.of(self.run_dir) else Ports())
@@ -95,27 +97,27 @@ class Stack:
 
     # --- life ----------------------------------------------------------------------------------------------------------
 
-    def start(self) -> StackState:
-        """Start what is not up; a stack that is up is left alone. Whatever fails, nothing half-started is left."""
+    def start(self, beside: Sequence[Callable[[], None]] = ()) -> StackState:
+        """Start what is not up; a stack that is up is left alone. Whatever fails, nothing half-started is left.
+
+        `beside` runs at the same time, each on a thread, once Flink's configuration is written: what can be prepared
+        while daemons start. It waits itself for what it needs.
+        """
         with self._locked():
             if self._is_complete():
                 self.say(
                     f"Already up: Kafka {self.broker.bootstrap}, Redis {self.redis.url}, Flink {self.flink.rest.url}."
                 )
+                self._start_together([], beside)
                 return self._write_state()
             self._refuse_other_ports()
-            begun = time.monotonic()
             starts = self._missing()
             self.say("Starting Kafka, Redis and Flink.")
             try:
-                self._start_together(starts)
+                self._start_together(starts, beside)
             except BaseException:
                 self._end_all()
                 raise
-            self.say(
-                f"Up in {time.monotonic() - begun:.0f} s: Kafka {self.broker.bootstrap}, "
-                f"Redis {self.redis.url}, Flink {self.flink.rest.url}."
-            )
             return self._write_state()
 
     def stop(self) -> None:
@@ -151,6 +153,12 @@ class Stack:
 
     # --- Kafka ---------------------------------------------------------------------------------------------------------
 
+    def wait_broker(self, limit_s: float = 90) -> None:
+        """For what runs beside `start`: until Kafka serves."""
+        processes.wait_until(lambda: self._gave_up.is_set() or self.broker.ready(), limit_s)
+        if not self.broker.ready():
+            raise LocalError(f"Kafka at {self.broker.bootstrap} does not answer: see {self.broker.log}.")
+
     def connections(self, namespace: str = "") -> Connections:
         return Connections(brokers=self.broker.bootstrap, redis_url=self.redis.url, namespace=namespace)
 
@@ -161,7 +169,8 @@ class Stack:
 
     @property
     def jobs(self) -> FlinkJobs:
-        return FlinkJobs(self.flink.rest, self.flink.environment(find_java_home()), self.flink.logs)
+        environment = processes.marked(self.flink.environment(find_java_home()), self.run_dir, "flink-run")
+        return FlinkJobs(self.flink.rest, environment, self.flink.logs)
 
     def submit(
         self, job_file: Path, args: Sequence[str] = (), py_files: Sequence[Path] = (), savepoint: str | None = None
@@ -227,13 +236,23 @@ class Stack:
         starts.append(lambda: self.flink.start(java_home, self.task_managers))
         return starts
 
-    def _start_together(self, starts: Sequence[Callable[[], None]]) -> None:
-        with ThreadPoolExecutor(max_workers=len(starts), thread_name_prefix="start") as pool:
+    def _start_together(self, starts: Sequence[Callable[[], None]], beside: Sequence[Callable[[], None]]) -> None:
+        begun = time.monotonic()
+        self._gave_up.clear()
+        with ThreadPoolExecutor(max_workers=max(1, len(starts) + len(beside)), thread_name_prefix="start") as pool:
+            daemons = [pool.submit(start) for start in starts]
+            others = [pool.submit(one) for one in beside]
             try:
-                for started in as_completed([pool.submit(start) for start in starts]):
+                for started in as_completed([*daemons, *others]):
                     started.result()
+                    if started in daemons and all(daemon.done() for daemon in daemons):
+                        self.say(
+                            f"Up in {time.monotonic() - begun:.0f} s: Kafka {self.broker.bootstrap}, "
+                            f"Redis {self.redis.url}, Flink {self.flink.rest.url}."
+                        )
             except BaseException:
                 # The others wait for daemons; when those end they give up, and the pool can close.
+                self._gave_up.set()
                 self._end_all()
                 raise
 
