@@ -22,7 +22,7 @@ from schemas.items import Item
 
 RunDir = Annotated[Path, typer.Option(help="Where data, logs and process ids are kept.")]
 _CHECKOUT = Path(__file__).resolve().parents[1]
-_PACKAGES = ("jobs", "models", "schemas", "udfs")
+_PACKAGES = ("connect", "jobs", "models", "schemas", "udfs")
 _SEND_LIMIT_S = 30
 
 
@@ -91,12 +91,19 @@ def activate(version: Annotated[str, typer.Argument(help="Bundle version, a fold
 
 
 def submit_personalise(
-    stack: Stack, *, namespace: str = "", savepoint: str | None = None, bundle: str = "", parallelism: int = 0
+    stack: Stack,
+    *,
+    namespace: str = "",
+    savepoint: str | None = None,
+    bundle: str = "",
+    parallelism: int = 0,
+    where: Connections | None = None,
 ) -> str:
-    """The job's id. The code travels as one folder that holds the packages."""
-    where = stack.connections(namespace)
+    """The job's id. The code travels as one folder that holds the packages. `where`: other addresses than the stack's own;
+    the rest of it the job reads from the environment."""
+    where = where or stack.connections(namespace)
     args = ["--brokers", where.brokers, "--redis-url", where.redis_url]
-    args += ["--namespace", namespace] if namespace else []
+    args += ["--namespace", where.namespace] if where.namespace else []
     args += ["--bundle", bundle] if bundle else []
     args += ["--parallelism", str(parallelism)] if parallelism else []
     return stack.submit(_CHECKOUT / "jobs" / "personalise.py", args, [stage_app(stack.run_dir / "app")], savepoint)

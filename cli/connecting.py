@@ -12,16 +12,15 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import msgspec
 import redis
 import typer
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 from rich.console import Console
 
 from client.errors import InvalidArgument, InvalidEvent, KafkaUnavailable, RankError, RankTimeout, SendFailed
+from connect.redis import Nodes
 from schemas.connections import Connections, InvalidConnection
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
@@ -40,26 +39,18 @@ class _Stack(msgspec.Struct):
 
 def connections(environ: Mapping[str, str] = os.environ, folder: Path | None = None) -> Connections:
     """Settings from the environment, then from the local stack. Raises InvalidConnection."""
-    found = Connections.from_environment(environ)
     stack = _local_stack(folder or Path.cwd())
-    if stack is None:
-        return found
     defaults: dict[str, str] = {}
-    if stack.kafka and not _named(environ, "BROKERS"):
+    if stack is not None and stack.kafka and not _named(environ, "BROKERS"):
         defaults["brokers"] = stack.kafka
-    if stack.redis_url and not _named(environ, "REDIS_URL"):
+    if stack is not None and stack.redis_url and not _named(environ, "REDIS_URL"):
         defaults["redis_url"] = stack.redis_url
-    return msgspec.structs.replace(found, **defaults)
+    return Connections.from_environment(environ, **defaults)
 
 
-def redis_client(where: Connections) -> Any:
-    """A Redis client with time limits, for tools: longer ones than a service would allow."""
-    return redis.Redis.from_url(
-        where.redis_url,
-        socket_timeout=_REDIS_LIMIT_S,
-        socket_connect_timeout=_REDIS_LIMIT_S,
-        retry=Retry(NoBackoff(), 0),
-    )
+def redis_nodes(where: Connections) -> Nodes:
+    """Redis with time limits for tools: longer ones than a service would allow."""
+    return Nodes(where.redis, _REDIS_LIMIT_S)
 
 
 def fail(sentence: str) -> NoReturn:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import msgspec
+import redis
 import typer
 from rich.table import Table
 
-from cli.connecting import connections, out, plainly, redis_client
+from cli.connecting import connections, out, plainly, redis_nodes
 from local import jars
 from local.errors import LocalError
 from local.java import find_java_home
@@ -128,11 +129,14 @@ def _kafka(where: Connections) -> Iterator[Finding]:
 
 
 def _redis(where: Connections) -> Iterator[Finding]:
+    nodes = redis_nodes(where)
     try:
-        info = redis_client(where).info("server")
-    except Exception as error:
-        yield Finding("Redis", type(error).__name__, "is it up, and is RIFFLE_REDIS_URL right?")
+        versions = sorted({str(client.info("server")["redis_version"]) for client in nodes.clients()})
+    except (redis.RedisError, OSError) as error:
+        yield Finding("Redis", type(error).__name__, "is it up, and are RIFFLE_REDIS_URL and its user right?")
         return
-    version = str(info["redis_version"])
-    new_enough = tuple(int(part) for part in version.split(".")[:2]) >= (6, 2)
-    yield Finding("Redis", version, None if new_enough else "6.2 or newer is needed")
+    finally:
+        nodes.close()
+    for version in versions:
+        new_enough = tuple(int(part) for part in version.split(".")[:2]) >= (6, 2)
+        yield Finding("Redis", version, None if new_enough else "6.2 or newer is needed")

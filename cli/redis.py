@@ -9,7 +9,7 @@ import msgspec
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from cli.connecting import connections, err, fail, out, plainly, redis_client
+from cli.connecting import connections, err, fail, out, plainly, redis_nodes
 from client.rebuild import rebuild as rebuild_redis
 from client.scan import Limits, Scanner
 
@@ -51,10 +51,11 @@ def rebuild(
 
     with plainly():
         where = connections()
-        client = redis_client(where)
+        nodes = redis_nodes(where)
         with bar, Scanner(where, Limits(records=2**62, seconds=limit_s), say) as scanner:
-            rebuilt = rebuild_redis(scanner, client, where.redis_namespace, int(time.time() * 1000))
+            rebuilt = rebuild_redis(scanner, nodes, where.redis_namespace, int(time.time() * 1000))
             unfinished = scanner.cut_short
+        nodes.close()
     if json:
         out.print_json(msgspec.json.encode(rebuilt).decode())
     else:

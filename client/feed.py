@@ -12,13 +12,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, final
+from typing import final
 
 import msgspec
 import redis
-import redis.asyncio
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from client.coverage import demand_of
 from client.errors import InvalidArgument
@@ -33,6 +30,7 @@ from client.feed_core import (
     Steps,
     Wish,
 )
+from connect.redis import AsyncNodes, Command, Nodes
 from schemas.connections import Connections
 from schemas.event import Id, Name
 from schemas.keys import user_key
@@ -62,14 +60,7 @@ class RankedFeed:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         where = _connections(connections, namespace)
-        pool = redis.BlockingConnectionPool.from_url(
-            where.redis_url,
-            max_connections=max_connections,
-            timeout=timeout_ms / 1000,
-            retry=Retry(NoBackoff(), 0),
-            **_limits(timeout_ms),
-        )
-        self._redis = redis.Redis(connection_pool=pool)
+        self._redis = Nodes(where.redis, _limit_s(timeout_ms), max_connections)
         self._core = FeedCore(where.redis_namespace, clock)
 
     @property
@@ -103,7 +94,7 @@ class RankedFeed:
                     step = steps.send(None)
                     continue
                 try:
-                    values = self._read(step)
+                    values = self._redis.run(_commands(step))
                 except (redis.RedisError, OSError) as error:
                     step = steps.throw(_failed(error))
                 else:
@@ -112,15 +103,8 @@ class RankedFeed:
             answer: FeedAnswer = end.value
             return answer
 
-    def _read(self, step: Read) -> list[bytes | None]:
-        pipeline = self._redis.pipeline(transaction=False)
-        for key, field in step.fields:
-            pipeline.hget(key, field)
-        return list(pipeline.execute())
-
     def close(self) -> None:
         self._redis.close()
-        self._redis.connection_pool.disconnect()
 
     def __enter__(self) -> RankedFeed:
         return self
@@ -143,13 +127,7 @@ class AsyncRankedFeed:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         where = _connections(connections, namespace)
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
-            where.redis_url,
-            max_connections=max_connections,
-            timeout=timeout_ms / 1000,
-            **_limits(timeout_ms),
-        )
-        self._redis = redis.asyncio.Redis(connection_pool=pool)
+        self._redis = AsyncNodes(where.redis, _limit_s(timeout_ms), max_connections)
         self._core = FeedCore(where.redis_namespace, clock)
 
     @property
@@ -177,25 +155,15 @@ class AsyncRankedFeed:
                     await asyncio.sleep(step.seconds)
                     step = steps.send(None)
                     continue
-                try:
-                    values = await self._read(step)
-                except (redis.RedisError, OSError, asyncio.TimeoutError) as error:
-                    step = steps.throw(_failed(error))
-                else:
-                    step = steps.send(values)
+                values = await self._redis.run(_commands(step))
+                error = next((value for value in values if isinstance(value, Exception)), None)
+                step = steps.send(values) if error is None else steps.throw(_failed(error))
         except StopIteration as end:
             answer: FeedAnswer = end.value
             return answer
 
-    async def _read(self, step: Read) -> list[bytes | None]:
-        pipeline = self._redis.pipeline(transaction=False)
-        for key, field in step.fields:
-            pipeline.hget(key, field)
-        return list(await pipeline.execute())
-
     async def close(self) -> None:
         await self._redis.aclose()
-        await self._redis.connection_pool.disconnect()
 
     async def __aenter__(self) -> AsyncRankedFeed:
         return self
@@ -212,11 +180,14 @@ def _connections(connections: Connections | str, namespace: str) -> Connections:
     return Connections(redis_url=connections, namespace=namespace)
 
 
-def _limits(timeout_ms: int) -> dict[str, Any]:
+def _limit_s(timeout_ms: int) -> float:
     if timeout_ms <= 0:
         raise InvalidArgument(f"timeout_ms must be positive, not {timeout_ms}")
-    limit_s = timeout_ms / 1000
-    return {"socket_timeout": limit_s, "socket_connect_timeout": limit_s}
+    return timeout_ms / 1000
+
+
+def _commands(step: Read) -> list[Command]:
+    return [Command(key, ("HGET", key, field)) for key, field in step.fields]
 
 
 def _wish(

@@ -7,11 +7,10 @@ features ───────────┘
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from client.scan import Scanner
+from connect.redis import Command, Nodes
 from schemas import topics
 from schemas.keys import features_redis_key, list_redis_key
 from schemas.ranking import decode_features, decode_list
@@ -64,13 +63,9 @@ def features_write(value: bytes, namespace: str, now_ms: int) -> Write:
     return Write(Entry(key, FEATURES_FIELD, value), version(found.state_epoch, found.list_no), left_ms)
 
 
-def rebuild(scanner: Scanner, redis: Any, namespace: str, now_ms: int) -> Rebuilt:
-    """Write every list and every user's features that Redis would still keep.
-
-    `redis` is a redis.Redis with time limits; its errors pass through.
-    """
+def rebuild(scanner: Scanner, redis: Nodes, namespace: str, now_ms: int) -> Rebuilt:
+    """Write every list and every user's features that Redis would still keep. Redis's errors pass through."""
     rebuilt = Rebuilt()
-    script = redis.script_load(CAS_SCRIPT)
     for topic, write_of, counter in (
         (topics.RANKED_FEED_LATEST, list_write, "lists"),
         (topics.FEATURES, features_write, "features"),
@@ -90,19 +85,20 @@ def rebuild(scanner: Scanner, redis: Any, namespace: str, now_ms: int) -> Rebuil
                 continue
             batch.append(write)
             if len(batch) == BATCH:
-                _flush(redis, script, batch, rebuilt, counter)
-        _flush(redis, script, batch, rebuilt, counter)
+                _flush(redis, batch, rebuilt, counter)
+        _flush(redis, batch, rebuilt, counter)
     return rebuilt
 
 
-def _flush(redis: Any, script: str, batch: list[Write], rebuilt: Rebuilt, counter: str) -> None:
+def _flush(redis: Nodes, batch: list[Write], rebuilt: Rebuilt, counter: str) -> None:
     if not batch:
         return
-    pipeline = redis.pipeline(transaction=False)
+    commands = []
     for write in batch:
         keys, argv = cas_arguments(write.at, write.ttl_ms, [write.entry])
-        pipeline.evalsha(script, len(keys), *keys, *argv)
-    done = sum(pipeline.execute())
+        # The text each time, as the job does: no script to load on each node of a Cluster, and none to lose.
+        commands.append(Command(keys[0], ("EVAL", CAS_SCRIPT, len(keys), *keys, *argv)))
+    done = sum(redis.run(commands))
     setattr(rebuilt, counter, getattr(rebuilt, counter) + done)
     rebuilt.kept += len(batch) - done
     batch.clear()

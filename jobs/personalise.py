@@ -18,11 +18,12 @@ from pyflink.common.typeinfo import Types
 from pyflink.datastream import DataStream, KeyedStream, OutputTag, StreamExecutionEnvironment
 
 from jobs.flink import rank_async, use_thread_mode
+from jobs.kafka_security import kafka_security
 from jobs.streams import OUTPUT_TYPE, Streams
 from models.bundle import BundleError, latest, read_manifest
 from models.store import SHIPPED
 from schemas import topics
-from schemas.connections import Connections
+from schemas.connections import Connections, InvalidConnection
 from udfs.logic.records import Rules
 from udfs.logic.when_to_rank import DEFAULT_POLICY
 from udfs.outputs import EXACTLY_ONCE_TOPICS
@@ -90,7 +91,7 @@ def build(records: KeyedStream, control: DataStream, connections: Connections, s
 def main(
     brokers: str | None = typer.Option(None, help="Kafka bootstrap servers; default: RIFFLE_BROKERS."),
     redis_url: str | None = typer.Option(
-        None, help="Where lists are written; default: RIFFLE_REDIS_URL (a password belongs there)."
+        None, help="Where lists are written; default: RIFFLE_REDIS_URL. Without credentials."
     ),
     namespace: str | None = typer.Option(
         None, help="Prefix of topics, Redis keys and groups; default: RIFFLE_NAMESPACE."
@@ -103,11 +104,11 @@ def main(
 ) -> None:
     """Submit the personalise job: `flink run -py jobs/personalise.py ...`, see the README."""
     _require_bundle(Path(bundles) if bundles else SHIPPED, bundle)
-    connections = Connections.from_environment()
-    named = {"brokers": brokers, "redis_url": redis_url, "namespace": namespace}
-    connections = msgspec.structs.replace(
-        connections, **{name: value for name, value in named.items() if value is not None}
-    )
+    try:
+        connections = Connections.from_environment(brokers=brokers, redis_url=redis_url, namespace=namespace)
+        kafka_security(connections)
+    except InvalidConnection as error:
+        raise typer.BadParameter(str(error)) from error
     env = StreamExecutionEnvironment.get_execution_environment()
     env.set_max_parallelism(MAX_PARALLELISM)
     if parallelism:

@@ -12,6 +12,7 @@ from pyflink.datastream import DataStream, KeyedStream, StreamExecutionEnvironme
 from pyflink.table import StreamTableEnvironment
 
 from jobs.flink import keyed_on_jvm
+from jobs.kafka_security import kafka_security
 from schemas import headers, topics
 from schemas.connections import Connections
 
@@ -167,14 +168,17 @@ class Streams:
         )
 
     def _kafka_properties(self) -> dict[str, str]:
-        return {
-            "properties.bootstrap.servers": self._connections.brokers,
-            "properties.security.protocol": self._connections.security_protocol,
-        }
+        properties = {"bootstrap.servers": self._connections.brokers, **kafka_security(self._connections)}
+        return {f"properties.{name}": value for name, value in properties.items()}
 
 
 def _options(options: dict[str, str]) -> str:
-    return ", ".join(f"'{key}' = '{value}'" for key, value in options.items())
+    return ", ".join(f"{_text(key)} = {_text(value)}" for key, value in options.items())
+
+
+def _text(value: str) -> str:
+    """A SQL literal."""
+    return "'" + value.replace("'", "''") + "'"
 
 
 def _epoch_ms(column: str) -> str:

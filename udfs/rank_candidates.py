@@ -129,7 +129,7 @@ class RankCandidates(AsyncFunction):
 
     async def _rank(self, task: RankTask) -> list[TopicRecord]:
         if self._redis is None:  # the clients of the event loop can only be made on it
-            self._redis = RedisWriter(self._connections.redis_url, self._settings.redis_limit_ms / 1000)
+            self._redis = RedisWriter(self._connections.redis, self._settings.redis_limit_ms / 1000)
         before, turn = self._last_of_user.get(task.key), asyncio.get_running_loop().create_future()
         self._last_of_user[task.key] = turn
         # An explanation is not published: it makes no list superfluous.

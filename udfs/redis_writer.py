@@ -1,4 +1,4 @@
-"""Writing to Redis from the event loop: what several events write at the same time shares one round trip."""
+"""Writing to Redis from the event loop: what several events write at the same time shares one round trip per node."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
+from typing import Any
 
-import redis.asyncio as aioredis
-from redis.exceptions import RedisError
-
+from connect.redis import LOST, AsyncNodes, Command, Node, RedisAccess
 from schemas import redis_layout
 from udfs.breaker import Breaker
 
@@ -60,35 +59,28 @@ def _size(write: Write) -> int:
 
 
 class RedisWriter:
-    """Compare-and-set writes, in order, each batch under a time limit and behind a circuit breaker.
+    """Compare-and-set writes, in order, each node's part of a batch under a time limit and behind a circuit breaker.
 
     `write` answers whether the write reached Redis. One that did not is owed: the newest of each user is repeated as soon as
     Redis answers, which compare-and-set makes safe at any time. What is owed lives in memory, within a limit: what a worker
     takes with it when it dies, `riffle redis rebuild` restores from the compacted topics.
     """
 
-    def __init__(self, url: str, limit_s: float) -> None:
-        self._limit_s = limit_s
-        self._client = aioredis.Redis.from_url(
-            url,
-            socket_timeout=limit_s,
-            socket_connect_timeout=limit_s,
-            single_connection_client=False,
-            max_connections=4,
-        )
-        self._breaker = Breaker(failures=2, rest_s=_REST_S, clock=time.monotonic)
+    def __init__(self, access: RedisAccess, limit_s: float) -> None:
+        self._nodes = AsyncNodes(access, limit_s, max_connections=4)
+        self._breakers: dict[Node | None, Breaker] = {}  # None: a Cluster that has not said yet who serves what
         self._waiting: list[tuple[Write, asyncio.Future[bool]]] = []
         self._flushing: asyncio.Task[None] | None = None
         self._repaying: asyncio.Task[None] | None = None
         self.owed = Owed()
         self.failures = self.repaid = 0
 
-    @property
-    def is_down(self) -> bool:
-        return self._breaker.is_open
+    def is_down(self, key: str) -> bool:
+        """Whether the node that serves the key is left alone for now."""
+        return self._breaker(self._nodes.node_of(key)).is_open
 
     async def write(self, keys: list[str], args: list[str | int | bytes]) -> bool:
-        if self._breaker.is_open:
+        if self.is_down(keys[0]):
             self.failures += 1
             self._owe((keys, args))
             return False
@@ -100,12 +92,11 @@ class RedisWriter:
 
     async def set_popular(self, key: str, body: bytes) -> None:
         """The list that a reader falls back to; best effort, repeated by the caller."""
-        if self._breaker.is_open:
-            return
-        try:
-            await asyncio.wait_for(self._client.hset(key, redis_layout.POPULAR_FIELD, body), self._limit_s)  # type: ignore[arg-type]
-        except (RedisError, OSError, asyncio.TimeoutError) as error:
-            self._failed(error)
+        if not self.is_down(key):
+            await self._run([Command(key, ("HSET", key, redis_layout.POPULAR_FIELD, body))])
+
+    async def aclose(self) -> None:
+        await self._nodes.aclose()
 
     async def _flush(self) -> None:
         while self._waiting:
@@ -133,7 +124,7 @@ class RedisWriter:
         """Repeat what is owed until nothing is; rest for a while whenever Redis takes none of it."""
         progress = False
         while self.owed:
-            if not progress or self._breaker.is_open:
+            if not progress or any(breaker.is_open for breaker in self._breakers.values()):
                 await asyncio.sleep(_REST_S)
             progress = False
             writes = self.owed.oldest(_REPAID_TOGETHER)
@@ -152,18 +143,27 @@ class RedisWriter:
 
     async def _send(self, writes: list[Write]) -> list[bool]:
         """For each write whether it reached Redis: one that is refused must not take the others of its batch with it."""
-        pipeline = self._client.pipeline(transaction=False)
-        for keys, args in writes:
-            pipeline.eval(redis_layout.CAS_SCRIPT, len(keys), *keys, *args)
-        try:
-            answers = await asyncio.wait_for(pipeline.execute(raise_on_error=False), self._limit_s)
-        except (RedisError, OSError, asyncio.TimeoutError) as error:
-            self._failed(error)
-            return [False] * len(writes)
-        if self._breaker.succeeded():
-            log.warning("Redis answers again")
+        script = redis_layout.CAS_SCRIPT
+        answers = await self._run(
+            [Command(keys[0], ("EVAL", script, len(keys), *keys, *args)) for keys, args in writes]
+        )
         return [not isinstance(answer, Exception) for answer in answers]
 
-    def _failed(self, error: BaseException) -> None:
-        if self._breaker.failed():
-            log.warning("Redis does not answer (%s): lists go to Kafka only until it does", type(error).__name__)
+    async def _run(self, commands: list[Command]) -> list[Any]:
+        """The answers; each node's breaker is told how its part went."""
+        answers = await self._nodes.run(commands)
+        lost: dict[Node | None, Exception | None] = {}
+        for command, answer in zip(commands, answers):
+            lost[self._nodes.node_of(command.key)] = answer if isinstance(answer, LOST) else None
+        for node, error in lost.items():
+            if error is None:
+                if self._breaker(node).succeeded():
+                    log.warning("Redis answers again")
+            elif self._breaker(node).failed():
+                log.warning("Redis does not answer (%s): lists go to Kafka only until it does", type(error).__name__)
+        return answers
+
+    def _breaker(self, node: Node | None) -> Breaker:
+        if node not in self._breakers:
+            self._breakers[node] = Breaker(failures=2, rest_s=_REST_S, clock=time.monotonic)
+        return self._breakers[node]

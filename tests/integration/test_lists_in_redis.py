@@ -20,6 +20,7 @@ import redis
 
 from client.feed import AsyncRankedFeed, RankedFeed
 from client.rebuild import rebuild
+from connect.redis import Nodes, RedisAccess
 from local.redis_server import find_redis_server
 from schemas import topics
 from schemas.keys import features_redis_key, id_hash, list_redis_key, popular_redis_key
@@ -75,6 +76,13 @@ def db(server: tuple[int, int]) -> Iterator[Any]:
 @pytest.fixture
 def url(server: tuple[int, int]) -> str:
     return f"redis://127.0.0.1:{server[0]}/0"
+
+
+@pytest.fixture
+def nodes(url: str) -> Iterator[Nodes]:
+    found = Nodes(RedisAccess(url=url), limit_s=2)
+    yield found
+    found.close()
 
 
 def cas(db: Any, at: str, *entries: Entry, ttl_ms: int = LIST_TTL_MS) -> int:
@@ -267,7 +275,7 @@ class CompactedTopics:
         return (Kept(value) for value in self._records[name])
 
 
-def test_a_rebuild_brings_back_what_the_job_wrote(db: Any) -> None:
+def test_a_rebuild_brings_back_what_the_job_wrote(db: Any, nodes: Nodes) -> None:
     now_ms = 1_800_000_000_000
     hour_ms = 3_600_000
     scanner: Any = CompactedTopics(
@@ -279,7 +287,7 @@ def test_a_rebuild_brings_back_what_the_job_wrote(db: Any) -> None:
         ],
         [features(3, updated_ms=now_ms - 2 * hour_ms)],
     )
-    done = rebuild(scanner, db, NS, now_ms)
+    done = rebuild(scanner, nodes, NS, now_ms)
     assert (done.lists, done.features, done.expired, done.removed, done.unreadable, done.kept) == (1, 1, 1, 1, 1, 0)
     assert decode_list(db.hget(HOME, "list")).list_no == 3
     assert db.hget(HOME, "version").decode() == version(0, 3)
@@ -288,9 +296,9 @@ def test_a_rebuild_brings_back_what_the_job_wrote(db: Any) -> None:
     assert not db.exists(CART)
 
 
-def test_a_rebuild_leaves_what_is_newer_and_may_run_twice(db: Any) -> None:
+def test_a_rebuild_leaves_what_is_newer_and_may_run_twice(db: Any, nodes: Nodes) -> None:
     write(db, 9)
     now_ms = 1_800_000_000_000
     scanner: Any = CompactedTopics([ranked(3, created_ms=now_ms)] * 450, [features(9, updated_ms=now_ms)])
-    assert rebuild(scanner, db, NS, now_ms).kept == 451
+    assert rebuild(scanner, nodes, NS, now_ms).kept == 451
     assert db.hget(HOME, "version").decode() == version(0, 9)

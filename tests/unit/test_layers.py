@@ -1,6 +1,6 @@
 """The one-way layer rule of docs: which folder may import which, and where the heavy packages may appear.
 
-schemas ─ udfs/logic ─ models ─ udfs ─ client ─ jobs ─ local ─ demo ─ cli        each uses only those named for it
+connect ─ schemas ─ udfs/logic ─ models ─ udfs ─ client ─ jobs ─ local ─ demo ─ cli        each uses only those named for it
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ ROOT = Path(__file__).parents[2]
 
 # Layer -> the layers it may import besides itself.
 MAY_IMPORT: dict[str, set[str]] = {
-    "schemas": set(),
+    "connect": set(),
+    "schemas": {"connect"},
     "udfs/logic": {"schemas"},
     "models": {"schemas", "udfs/logic"},
-    "udfs": {"schemas", "udfs/logic", "models"},
-    "client": {"schemas"},
+    "udfs": {"connect", "schemas", "udfs/logic", "models"},
+    "client": {"connect", "schemas"},
     "jobs": {"schemas", "udfs/logic", "models", "udfs"},
     "local": {"schemas"},
     "demo": {"schemas", "client"},
-    "cli": {"schemas", "udfs/logic", "models", "udfs", "client", "jobs", "local", "demo"},
+    "cli": {"connect", "schemas", "udfs/logic", "models", "udfs", "client", "jobs", "local", "demo"},
 }
 # What a worker imports to serve a bundle: it must run where torch is not installed.
 SERVING = {
@@ -125,6 +126,10 @@ def test_torch_and_onnx_stay_in_models() -> None:
 def test_onnxruntime_has_one_place() -> None:
     # udfs/rank_candidates.py makes RunOptions for the runner, until models/scorer.py offers to.
     assert users_of("onnxruntime") <= {"models/scorer.py", "udfs/rank_candidates.py"}
+
+
+def test_redis_clients_are_made_in_one_place() -> None:
+    assert {name for name in users_of("redis") if "redis.Redis(" in (ROOT / name).read_text()} == {"connect/redis.py"}
 
 
 def test_faiss_stays_in_retrieval() -> None:

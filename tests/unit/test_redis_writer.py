@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import redis
 
+from connect.redis import RedisAccess
 from local.errors import LocalError
 from local.redis_server import find_redis_server
 from schemas.redis_layout import FEATURES_FIELD, LIST_FIELD, LIST_TTL_MS, Entry, cas_arguments, version
@@ -82,11 +83,11 @@ def writing(url: str, test: Callable[[RedisWriter], Awaitable[Any]], limit_s: fl
     """Run a test with a writer on an event loop, and close its connections."""
 
     async def run() -> Any:
-        writer = RedisWriter(url, limit_s)
+        writer = RedisWriter(RedisAccess(url=url), limit_s)
         try:
             return await asyncio.wait_for(test(writer), 60)
         finally:
-            await writer._client.aclose(close_connection_pool=True)
+            await writer.aclose()
 
     return asyncio.run(run())
 
@@ -167,7 +168,7 @@ def test_a_write_that_is_refused_does_not_take_its_batch_along(server: Server, d
         answers: list[bool] = []
         for number in range(1, 6):
             answers += await asyncio.gather(write(writer, number, "good"), write(writer, number, "bad"))
-        return answers, writer.is_down
+        return answers, writer.is_down("a")
 
     assert writing(server.url, test) == ([True, False] * 5, False)
     assert db.hget("list:{good}:home", "list") == b"5"
@@ -282,11 +283,11 @@ class BlackHole:
 def against_a_black_hole(test: Callable[[RedisWriter, BlackHole], Awaitable[Any]]) -> Any:
     async def run() -> Any:
         async with BlackHole() as hole:
-            writer = RedisWriter(hole.url, LIMIT_S)
+            writer = RedisWriter(RedisAccess(url=hole.url), LIMIT_S)
             try:
                 return await asyncio.wait_for(test(writer, hole), 60)
             finally:
-                await writer._client.aclose(close_connection_pool=True)
+                await writer.aclose()
 
     return asyncio.run(run())
 
@@ -318,7 +319,7 @@ def test_the_breaker_spares_the_waiting() -> None:
     async def test(writer: RedisWriter, hole: BlackHole) -> tuple[bool, float, int]:
         await write(writer, 1)
         await write(writer, 2)
-        assert writer.is_down
+        assert writer.is_down("a")
         before, started = hole.connections, time.monotonic()
         answers = [await write(writer, n) for n in range(3, 100)]
         await writer.set_popular("popular:home", b"[]")
@@ -343,10 +344,10 @@ def test_an_error_that_nobody_thought_of_still_answers_who_waits() -> None:
     """Contract: a write that is never answered would hang the bundle, the checkpoint and the job."""
 
     async def test(writer: RedisWriter, _hole: BlackHole) -> bool:
-        def fail(**_: Any) -> None:
+        def fail(_: Any) -> None:
             raise RuntimeError("the pool is closed")
 
-        writer._client.pipeline = fail  # type: ignore[assignment, method-assign]
+        writer._nodes.run = fail  # type: ignore[assignment, method-assign]
         return await asyncio.wait_for(write(writer, 1), 5)
 
     assert against_a_black_hole(test) is False
@@ -374,10 +375,10 @@ def test_it_writes_again_when_the_server_is_back_empty(server: Server, db: Any) 
         server.stop()
         await until(writer, False, numbers)
         await until(writer, False, numbers)
-        assert writer.is_down
+        assert writer.is_down("a")
         server.start()
         await until(writer, True, numbers)
-        assert not writer.is_down
+        assert not writer.is_down("a")
 
     try:
         writing(server.url, test, limit_s=1.0)
