@@ -64,7 +64,7 @@ endef
 # From the command line only: bash gives every child that inherits SECONDS the age of the shell.
 RUN_SECONDS := $(if $(findstring command,$(origin SECONDS)),$(SECONDS))
 
-.PHONY: help setup run test check train stop clean
+.PHONY: help setup run test check train audit stop clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +94,17 @@ check: setup ## lint, types, unit and operator tests: what is quick
 
 train: $(STAMP)-train ## train the ranker and pack it as a bundle
 	@$(PYTHON) -m models.train
+
+# uv's audit is still a preview, and older ones have none. It sends names and versions of the lock to OSV, and exits with 1 for a finding.
+audit: setup ## write .riffle/sbom.json, and look the lock's packages up among known vulnerabilities
+	@mkdir -p .riffle; : > $(LOG); $(FIND_PYTHON); $(FIND_UV); \
+	"$$uv" export --frozen --quiet --format cyclonedx1.5 --all-extras --no-emit-project | $(PYTHON) -m local.sbom > .riffle/sbom.json; \
+	echo "Written: .riffle/sbom.json, the locked packages and the pinned jars."; \
+	"$$uv" audit --frozen --preview-features audit-command $(if $(AUDIT_URL),--service-url $(AUDIT_URL)) >.riffle/audit.txt 2>&1 || { \
+	  if grep -q "known vulnerabilit" .riffle/audit.txt; then cat .riffle/audit.txt >&2; \
+	  else echo "The audit could not be made: $$(grep -v '^$$' .riffle/audit.txt | tail -n 1 | sed 's/^ *//'). It needs api.osv.dev (or AUDIT_URL) and uv $(UV_VERSION) or newer; all of it is in .riffle/audit.txt." >&2; fi; \
+	  exit 1; }; \
+	tail -n 1 .riffle/audit.txt
 
 stop: ## stop whatever `make run` or `riffle up` started
 	@if [ -x .venv/bin/riffle ]; then .venv/bin/riffle down; else echo "Nothing is up."; fi

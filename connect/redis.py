@@ -156,6 +156,9 @@ class _Credentials(CredentialProvider):
         password = self._password.read()
         return (self._username, password) if self._username else (password,)
 
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        return self.get_credentials()
+
 
 class Slots:
     """Which primary serves which slot of a Cluster: the answer to CLUSTER SLOTS, rows of start, end, primary, replicas …"""

@@ -7,7 +7,7 @@ import logging
 import os
 import subprocess
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,9 +63,12 @@ num.io.threads=4
 
 
 class Broker:
-    """`jars` is the closed list of the group "broker"."""
+    """`properties` are added to the broker's own, or replace them: other listeners, for example, and who may do what."""
 
-    def __init__(self, run_dir: Path, port: int, controller_port: int) -> None:
+    def __init__(
+        self, run_dir: Path, port: int, controller_port: int, properties: Mapping[str, str] | None = None
+    ) -> None:
+        self.properties = dict(properties or {})
         self.run_dir = run_dir
         self.port = port
         self.controller_port = controller_port
@@ -87,6 +90,7 @@ class Broker:
         processes.require_free_port(self.controller_port, "Kafka's controller")
 
     def start(self, java_home: Path, jars: Sequence[Path]) -> None:
+        """`jars` is the closed list of the group "broker"."""
         java = [str(java_home / "bin" / "java"), *_LOGGING, *_HEAP, "-cp", os.pathsep.join(map(str, jars))]
         properties = self._write_properties()
         if not (self.folder / "data" / "meta.properties").is_file():
@@ -103,6 +107,8 @@ class Broker:
         properties = self.folder / "server.properties"
         properties.write_text(
             _PROPERTIES.format(port=self.port, controller_port=self.controller_port, data=self.folder / "data")
+            # The last of two lines for one key counts.
+            + "".join(f"{key}={value}\n" for key, value in self.properties.items())
         )
         return properties
 

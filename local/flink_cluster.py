@@ -35,7 +35,12 @@ def distribution() -> Path:
 
 
 class FlinkCluster:
-    def __init__(self, run_dir: Path, rest_port: int, rpc_port: int) -> None:
+    """`environment` is added to what every JVM and `flink run` are started with: where their secrets are, for example."""
+
+    def __init__(
+        self, run_dir: Path, rest_port: int, rpc_port: int, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._environment = dict(environment or {})
         self.run_dir = run_dir
         self.rest_port = rest_port
         self.rpc_port = rpc_port
@@ -92,6 +97,7 @@ class FlinkCluster:
             "FLINK_IDENT_STRING": "riffle",
             # pemja asks a plain interpreter for its path and so misses the virtual environment.
             "PYTHONPATH": sysconfig.get_paths()["purelib"],
+            **self._environment,
         }
 
     def start(self, java_home: Path, task_managers: int) -> None:

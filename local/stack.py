@@ -72,7 +72,8 @@ class StackStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stack:
-    """`say` gets one plain sentence per step; `flink_settings` replace settings of flink-conf/config.yaml."""
+    """`say` gets one plain sentence per step; `flink_settings` replace settings of flink-conf/config.yaml, `flink_environment`
+    is added to the environment of its processes, and `broker_properties` to the broker's settings."""
 
     def __init__(
         self,
@@ -81,6 +82,8 @@ class Stack:
         *,
         task_managers: int = 1,
         flink_settings: Mapping[str, str] | None = None,
+        flink_environment: Mapping[str, str] | None = None,
+        broker_properties: Mapping[str, str] | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         self.run_dir = run_dir.resolve()
@@ -91,9 +94,9 @@ class Stack:
         # Whoever names no ports means those that this run directory was started with.
         saved = self.state()
         self.ports = ports or (saved.ports if saved and processes.of(self.run_dir) else Ports())
-        self.broker = Broker(self.run_dir, self.ports.kafka, self.ports.kafka_controller)
+        self.broker = Broker(self.run_dir, self.ports.kafka, self.ports.kafka_controller, broker_properties)
         self.redis = RedisServer(self.run_dir, self.ports.redis)
-        self.flink = FlinkCluster(self.run_dir, self.ports.flink, self.ports.flink_rpc)
+        self.flink = FlinkCluster(self.run_dir, self.ports.flink, self.ports.flink_rpc, flink_environment)
 
     # --- life ----------------------------------------------------------------------------------------------------------
 

@@ -25,15 +25,15 @@ T = TypeVar("T")
 
 
 class Engine:
-    """`restart`, `kill_task_manager` and the like act on the one job of the stack."""
+    """`submit`, `kill_task_manager` and the like act on one job of the stack; `where` is not the stack's own where given."""
 
-    def __init__(self, stack: Stack) -> None:
-        self.stack, self.where = stack, stack.connections()
+    def __init__(self, stack: Stack, where: Connections | None = None) -> None:
+        self.stack, self.where = stack, where or stack.connections()
         self.job_id = ""
         self._good = 0
 
     def submit(self, savepoint: str | None = None) -> None:
-        self.job_id = submit_personalise(self.stack, savepoint=savepoint)
+        self.job_id = submit_personalise(self.stack, savepoint=savepoint, where=self.where)
         self.stack.wait_running(self.job_id)
 
     def warm_up(self) -> None:
