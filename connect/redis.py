@@ -84,7 +84,8 @@ class RedisAccess(msgspec.Struct, frozen=True, kw_only=True):
         found: dict[str, Any] = dict(parse_url(f"{url.scheme}://{first.host}:{first.port}{url.path}?{url.query}"))
         for name in ("host", "port", "connection_class"):
             found.pop(name, None)
-        found |= {"socket_timeout": limit_s, "socket_connect_timeout": limit_s}
+        # Without the library's name and version: telling them costs two trips and a right that nothing else needs.
+        found |= {"socket_timeout": limit_s, "socket_connect_timeout": limit_s, "lib_name": None, "lib_version": None}
         if self.password is not None:
             found["credential_provider"] = _Credentials(self.username, self.password)
         return found | self.tls()

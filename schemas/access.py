@@ -81,21 +81,25 @@ def kafka_grants(principal: str, namespace: str) -> list[Grant]:
 
 def kafka_lines(principal: str, namespace: str, user: str) -> list[str]:
     """Arguments of `kafka-acls --bootstrap-server … --command-config …`, one call a line."""
-    lines = []
+    alike: dict[tuple[str, tuple[str, ...], bool], list[str]] = {}
     for grant in kafka_grants(principal, namespace):
-        operations = " ".join(f"--operation {operation}" for operation in grant.operations)
-        pattern = " --resource-pattern-type prefixed" if grant.prefixed else ""
-        lines.append(f"--add --allow-principal User:{user} {operations} --{grant.kind} {grant.name}{pattern}")
+        alike.setdefault((grant.kind, grant.operations, grant.prefixed), []).append(grant.name)
+    lines = []
+    for (kind, operations, prefixed), names in alike.items():
+        may = " ".join(f"--operation {operation}" for operation in operations)
+        on = " ".join(f"--{kind} {name}" for name in names)
+        pattern = " --resource-pattern-type prefixed" if prefixed else ""
+        lines.append(f"--add --allow-principal User:{user} {may} {on}{pattern}")
     return lines
 
 
 # Of the script that compares and sets, what it calls; a script runs under its caller's rights.
 _WRITES = "+eval +hget +hset +pexpire"
-_CONNECTS = "+ping +select"
+_CONNECTS = "+select +cluster|slots"
 _REDIS = {
-    JOB: f"{_WRITES} {_CONNECTS} +cluster|slots",
-    READER: f"+hget {_CONNECTS} +cluster|slots",
-    TOOLS: f"{_WRITES} {_CONNECTS} +cluster|slots +info",
+    JOB: f"{_WRITES} {_CONNECTS}",
+    READER: f"+hget {_CONNECTS}",
+    TOOLS: f"{_WRITES} {_CONNECTS} +info",
 }
 
 

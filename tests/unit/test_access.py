@@ -1,0 +1,58 @@
+"""Each principal's rights are what job and clients do, and docs/security.md shows exactly the lines that grant them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from jobs.personalise import NAME, RANKED_TOPICS, RECORDS_TOPICS
+from schemas import access, topics
+from udfs.outputs import EXACTLY_ONCE_TOPICS
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "security.md").read_text()
+
+
+def may(principal: str, operation: str) -> set[str]:
+    return {
+        grant.name
+        for grant in access.kafka_grants(principal, "")
+        if grant.kind == access.TOPIC and operation in grant.operations
+    }
+
+
+def test_the_job_may_write_what_it_writes_and_read_what_it_reads() -> None:
+    assert may(access.JOB, "Write") == {*RANKED_TOPICS, *RECORDS_TOPICS, *EXACTLY_ONCE_TOPICS}
+    assert may(access.JOB, "Read") == {
+        topics.EVENTS,
+        topics.RANK_REQUESTS,
+        topics.IDENTITY,
+        topics.CONTROL,
+        topics.ITEMS,
+    }
+    others = {(grant.kind, grant.name, grant.prefixed) for grant in access.kafka_grants(access.JOB, "eu-")}
+    group = f"eu-riffle-{NAME}"
+    assert {(access.GROUP, group, False), (access.TRANSACTION, group, True)} <= others
+
+
+def test_everything_granted_is_in_the_namespace() -> None:
+    for principal in access.PRINCIPALS:
+        assert all(grant.name.startswith("eu-") for grant in access.kafka_grants(principal, "eu-"))
+        line = access.redis_line(principal, "eu-", "x")
+        assert line is None or re.findall(r"~(\S+)", line) == ["eu-riffle:*"]
+
+
+def test_a_reader_has_no_business_on_kafka_and_a_sender_none_in_redis() -> None:
+    assert access.kafka_grants(access.READER, "") == []
+    assert access.redis_line(access.SENDER, "", "x") is None
+
+
+def test_the_page_shows_the_lines() -> None:
+    shown = re.findall(r"^```\n(.*?)^```", PAGE, flags=re.M | re.S)
+    lines = [line for block in shown for line in block.splitlines() if line.startswith(("--add", "ACL SETUSER eu-"))]
+    wanted = []
+    for principal in access.PRINCIPALS:
+        wanted += access.kafka_lines(principal, "eu-", f"eu-{principal}")
+    for principal in access.PRINCIPALS:
+        line = access.redis_line(principal, "eu-", f"eu-{principal}")
+        wanted += [f"{line} ><password>"] if line else []
+    assert lines == wanted
