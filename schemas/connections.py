@@ -65,9 +65,7 @@ class Connections(msgspec.Struct, frozen=True, kw_only=True):
             if in_file is not None and name in environ:
                 raise InvalidConnection(f"{name} and {name}_FILE are both set: unset one of them")
             if field in SECRETS:
-                secret = Secret(variable=name) if in_file is None else Secret(file=str(Path(in_file).absolute()))
-                secret.read()  # so that what is missing is said now, and not by a worker
-                values[field] = secret
+                values[field] = Secret(variable=name) if in_file is None else Secret(file=str(Path(in_file).absolute()))
             elif in_file is None:
                 values[field] = environ[name]
             else:
@@ -77,7 +75,9 @@ class Connections(msgspec.Struct, frozen=True, kw_only=True):
                     raise InvalidConnection(
                         f"{name}_FILE names {in_file}, which cannot be read: {error.strerror}"
                     ) from error
-        return cls(**values)
+        found = cls(**values)
+        found.require_secrets()
+        return found
 
     def topic(self, name: str) -> str:
         return self.namespace + name
@@ -104,6 +104,13 @@ class Connections(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def uses_sasl(self) -> bool:
         return self.security_protocol.startswith("SASL_")
+
+    def require_secrets(self) -> None:
+        """Raises InvalidConnection where this machine lacks one of the secrets: a worker is to say so when it starts."""
+        for name in SECRETS:
+            secret: Secret | None = getattr(self, name)
+            if secret is not None:
+                secret.read()
 
     def kafka_python(self) -> dict[str, Any]:
         """Keyword arguments for kafka-python's producers, consumers and admin clients. Holds the secret: do not keep or log it."""

@@ -90,6 +90,7 @@ class RankCandidates(AsyncFunction):
         self._connections, self._settings = connections, settings
 
     def open(self, runtime_context: RuntimeContext) -> None:
+        self._connections.require_secrets()
         metrics = runtime_context.get_metrics_group()
         self._counters = Totals(metrics, COUNTERS)
         self._replica = ItemsReplica(self._connections)

@@ -5,6 +5,7 @@ Kafka: SCRAM-SHA-512 for job, tools and catalogue, PLAIN for senders and request
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 import urllib.request
@@ -40,6 +41,14 @@ from tests.redis_servers import TlsFront
 
 # kafka-python drops its sockets unclosed where it is refused.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def _sockets_are_collected() -> Iterator[None]:
+    """Now, where the warning is expected, and not at the end of the session."""
+    yield
+    gc.collect()
+
 
 NAMESPACE = "eu-"
 PLAIN = (access.SENDER, access.REQUESTER)

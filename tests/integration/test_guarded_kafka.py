@@ -5,6 +5,7 @@ The job's properties are given to that Java client as they are; what it resolves
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,14 @@ from tests.token_endpoint import AUDIENCE, TokenEndpoint
 
 # kafka-python drops its sockets unclosed where it is refused.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def _sockets_are_collected() -> Iterator[None]:
+    """Now, where the warning is expected, and not at the end of the session."""
+    yield
+    gc.collect()
+
 
 USER, PASSWORD = "tools", "mark-of-the-password"
 VARIABLE = "RIFFLE_SASL_PASSWORD"
@@ -96,8 +105,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 @pytest.fixture(scope="module")
 def java(place: Place) -> Iterator[Any]:
-    """A JVM as a TaskManager's is: the connector, logging, and the Jackson that OAUTHBEARER needs beside it."""
-    names = ("jackson-annotations", "jackson-core", "jackson-databind", "slf4j")
+    """A JVM as a TaskManager's is: the connector, logging, and what OAUTHBEARER needs beside it."""
+    names = ("jackson-annotations", "jackson-core", "jackson-databind", "jose4j", "slf4j")
     beside = [jar for jar in jars.listed("broker") if jar.name.startswith(names)]
     paths = jars.fetch([*jars.listed("flink"), *beside], say=lambda _: None)
     port, process = launch_gateway(
