@@ -26,9 +26,10 @@ LIMIT_S = 20.0
 
 
 class Server:
-    """A redis-server on a port of its own; `settings` are its command line's."""
+    """A redis-server on a port of its own; `settings` are its command line's. `password` is what its settings ask for."""
 
-    def __init__(self, folder: Path, *settings: str, sentinel: Path | None = None) -> None:
+    def __init__(self, folder: Path, *settings: str, sentinel: Path | None = None, password: str | None = None) -> None:
+        self._password = password
         self.port = _port_for_a_cluster() if "--cluster-enabled" in settings else free_ports(1)[0]
         self._folder = folder / str(self.port)
         self._folder.mkdir()
@@ -43,7 +44,7 @@ class Server:
         return f"127.0.0.1:{self.port}"
 
     def client(self) -> Any:
-        return redis.Redis(port=self.port, socket_timeout=LIMIT_S)
+        return redis.Redis(port=self.port, password=self._password, socket_timeout=LIMIT_S)
 
     def start(self) -> None:
         with (self._folder / "log").open("ab") as log:
@@ -80,11 +81,11 @@ def until(done: Callable[[], Any], what: Callable[[], str] = lambda: "") -> None
 
 
 @contextmanager
-def servers(folder: Path, count: int, *settings: str) -> Iterator[list[Server]]:
+def servers(folder: Path, count: int, *settings: str, password: str | None = None) -> Iterator[list[Server]]:
     with ExitStack() as ending:
         made = []
         for _ in range(count):
-            made.append(Server(folder, *settings))
+            made.append(Server(folder, *settings, password=password))
             ending.callback(made[-1].kill)
         yield made
 

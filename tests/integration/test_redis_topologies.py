@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import redis
 from client.feed import AsyncRankedFeed, RankedFeed
 from client.rebuild import rebuild
 from connect.redis import AsyncNodes, Command, Node, Nodes, RedisAccess
+from connect.secrets import Secret
 from schemas import topics
 from schemas.connections import Connections
 from schemas.keys import features_redis_key, list_redis_key, popular_redis_key
@@ -216,42 +218,47 @@ def test_a_cluster_that_is_away_is_one_answer_and_not_an_exception() -> None:
 
 
 def test_the_master_is_the_one_that_the_sentinels_name(tmp_path: Path) -> None:
-    """Contract: after a failover the job writes and services read where the new master is, without a restart."""
-    with (
-        servers(tmp_path, 1) as (first,),
-        servers(tmp_path, 1, "--replicaof", "127.0.0.1", str(first.port)) as (second,),
-    ):
+    """Contract: after a failover the job writes and services read where the new master is, without a restart; master and
+    Sentinels each ask for a password of their own."""
+    (tmp_path / "master").write_text("of-the-master")
+    (tmp_path / "sentinels").write_text("of-the-sentinels")
+    asks = ("--requirepass", "of-the-master", "--masterauth", "of-the-master")
+    with ExitStack() as ending:
+        (first,) = ending.enter_context(servers(tmp_path, 1, *asks, password="of-the-master"))
+        replica = ("--replicaof", "127.0.0.1", str(first.port))
+        (second,) = ending.enter_context(servers(tmp_path, 1, *asks, *replica, password="of-the-master"))
         with second.client() as client:
             until(lambda: client.info("replication")["master_link_status"] == "up")
         config = tmp_path / "sentinel.conf"
         config.write_text(
-            f"sentinel monitor lists 127.0.0.1 {first.port} 1\nsentinel down-after-milliseconds lists 500\n"
+            f"requirepass of-the-sentinels\nsentinel monitor lists 127.0.0.1 {first.port} 1\n"
+            "sentinel auth-pass lists of-the-master\nsentinel down-after-milliseconds lists 500\n"
             "sentinel failover-timeout lists 2000\n"
         )
-        sentinel = Server(tmp_path, sentinel=config)
-        try:
-            where = Connections(
-                redis_url=f"redis://127.0.0.1:1,{sentinel.address}",  # the first is away
-                redis_mode="sentinel",
-                redis_sentinel_master="lists",
-            )
-            with sentinel.client() as client:
-                until(lambda: client.sentinel_slaves("lists"))
+        sentinel = Server(tmp_path, sentinel=config, password="of-the-sentinels")
+        ending.callback(sentinel.kill)
+        where = Connections(
+            redis_url=f"redis://127.0.0.1:1,{sentinel.address}",  # the first is away
+            redis_mode="sentinel",
+            redis_sentinel_master="lists",
+            redis_password=Secret(file=str(tmp_path / "master")),
+            redis_sentinel_password=Secret(file=str(tmp_path / "sentinels")),
+        )
+        with sentinel.client() as client:
+            until(lambda: client.sentinel_slaves("lists"))
 
-            async def test(writer: RedisWriter) -> None:
-                assert await writer.write(*arguments("alice", 1))
-                first.kill()
-                deadline = time.monotonic() + 30
-                while not await writer.write(*arguments("alice", 2)):
-                    assert time.monotonic() < deadline
-                    await asyncio.sleep(0.1)
+        async def test(writer: RedisWriter) -> None:
+            assert await writer.write(*arguments("alice", 1))
+            first.kill()
+            deadline = time.monotonic() + 30
+            while not await writer.write(*arguments("alice", 2)):
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
 
-            with RankedFeed(where, timeout_ms=2_000) as feed:
-                writing(where.redis, test, limit_s=2.0)
-                assert feed.get("alice", at_least="e2", wait_ms=2_000).met
-            assert size(second) == 2
-        finally:
-            sentinel.kill()
+        with RankedFeed(where, timeout_ms=2_000) as feed:
+            writing(where.redis, test, limit_s=2.0)
+            assert feed.get("alice", at_least="e2", wait_ms=2_000).met
+        assert size(second) == 2
 
 
 def test_tools_and_job_find_all_primaries_of_a_longer_address(nodes: list[Server]) -> None:
