@@ -80,8 +80,7 @@ class RedisAccess(msgspec.Struct, frozen=True, kw_only=True):
     def settings(self, limit_s: float) -> dict[str, Any]:
         """Keyword arguments of a connection, but host and port. Every step of it is limited."""
         url = urlsplit(self.url)
-        first = self.nodes[0]
-        found: dict[str, Any] = dict(parse_url(f"{url.scheme}://{first.host}:{first.port}{url.path}?{url.query}"))
+        found: dict[str, Any] = dict(parse_url(f"{url.scheme}://localhost{url.path}?{url.query}"))
         for name in ("host", "port", "connection_class"):
             found.pop(name, None)
         # Without the library's name and version: telling them costs two trips and a right that nothing else needs.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,6 +14,8 @@ import redis
 from client.feed import RankedFeed
 from connect.redis import Node, RedisAccess, Slots
 from jobs.kafka_security import SHADED, kafka_security
+from jobs.streams import Streams
+from schemas import topics
 from schemas.connections import Connections, InvalidConnection, Secret
 
 MARK = "s3cret-mark"
@@ -117,6 +120,22 @@ def test_java_is_told_where_the_password_is(environ: Any, tmp_path: Path) -> Non
     )
     jaas = kafka_security(where)["sasl.jaas.config"]
     assert jaas.endswith(f'username="j\\"o" password="${{directory:{tmp_path}:password}}";')
+
+
+def test_the_sql_text_holds_no_secret(environ: Any) -> None:
+    """Contract: sources, and sinks of both guarantees, say where the password is."""
+    texts: list[str] = []
+    streams = Streams.__new__(Streams)  # without the JVM that its tables need
+    streams._connections, streams._group, streams._start_from = environ(**SASL), "it's-riffle", "group-offsets"
+    streams.tables = SimpleNamespace(execute_sql=texts.append)
+    streams._source(topics.EVENTS)
+    streams._sink("exact", [topics.INTERACTIONS], exactly_once=True)
+    streams._sink("ranked", [topics.RANKED_FEED], exactly_once=False)
+    assert len(texts) == 3
+    for text in texts:
+        assert 'password="${env:RIFFLE_SASL_PASSWORD}"' in text
+        assert MARK not in text
+    assert "'properties.group.id' = 'it''s-riffle'" in texts[0]
 
 
 @pytest.mark.parametrize(("text", "sentence"), [("pw\n", "printf"), ('p"w', "JAAS line"), ("p\\w", "JAAS line")])
