@@ -6,6 +6,7 @@ from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
+from kafka.net.compat import KafkaNetClient
 
 from client.errors import KafkaUnavailable
 from schemas.connections import Connections
@@ -20,9 +21,11 @@ def producer(connections: Connections, topic: str, *, linger_ms: int, timeout_ms
     Idempotent where the broker supports it (kafka-python's default with acks=all), ordered, retrying for `timeout_ms`.
     Raises KafkaUnavailable.
     """
+    network = _Network()
     try:
         made = KafkaProducer(
             **connections.kafka_python(),
+            kafka_client=network,
             acks="all",
             linger_ms=linger_ms,
             delivery_timeout_ms=timeout_ms,
@@ -34,6 +37,7 @@ def producer(connections: Connections, topic: str, *, linger_ms: int, timeout_ms
             metrics_enabled=False,
         )
     except (KafkaError, OSError) as error:
+        network.close()
         raise _unreachable(connections, error) from error
     try:
         made.partitions_for(topic)
@@ -55,10 +59,28 @@ def consumer(connections: Connections, **settings: Any) -> Any:
         "allow_auto_create_topics": False,
         "metrics_enabled": False,
     }
+    network = _Network()
     try:
-        return KafkaConsumer(**connections.kafka_python(), **(defaults | settings))
+        return KafkaConsumer(**connections.kafka_python(), kafka_client=network, **(defaults | settings))
     except (KafkaError, OSError) as error:
+        network.close()
         raise _unreachable(connections, error) from error
+
+
+class _Network:
+    """Makes kafka-python's network client and holds it: where a constructor gives up, kafka-python leaves its thread and
+    sockets behind, and a service that tries again would gather them."""
+
+    def __init__(self) -> None:
+        self._made: Any = None
+
+    def __call__(self, **settings: Any) -> Any:
+        self._made = KafkaNetClient(**settings)
+        return self._made
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made.close()
 
 
 def partitions_of(connections: Connections, of: Any, topic: str) -> list[TopicPartition]:
