@@ -5,8 +5,6 @@ Kafka: SCRAM-SHA-512 for job, tools and catalogue, PLAIN for senders and request
 
 from __future__ import annotations
 
-import gc
-import logging
 import os
 import time
 import urllib.request
@@ -41,15 +39,10 @@ from tests.e2e.engine import Engine, Reader, event, produce, raw, wait_for
 from tests.redis_servers import TlsFront
 
 # kafka-python drops its sockets unclosed where it is refused.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(autouse=True)
-def _sockets_are_collected(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Here, where the warning is expected, and not in a later test; a log record would hold on to its error's sockets."""
-    caplog.set_level(logging.CRITICAL, "kafka")
-    yield
-    gc.collect()
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("kafka_leftovers"),
+]
 
 
 NAMESPACE = "eu-"

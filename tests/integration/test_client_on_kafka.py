@@ -47,7 +47,10 @@ from schemas.ranking import (
 from schemas.redis_layout import CAS_SCRIPT, FEATURES_FIELD, LIST_FIELD, Entry, cas_arguments, version
 
 # kafka-python drops its sockets unclosed where it cannot bootstrap.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("kafka_leftovers"),
+]
 
 EVENT = {
     "session_id": "s1",

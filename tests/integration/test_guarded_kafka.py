@@ -5,8 +5,6 @@ The job's properties are given to that Java client as they are; what it resolves
 
 from __future__ import annotations
 
-import gc
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,15 +29,10 @@ from tests import certificates, guarded_kafka
 from tests.token_endpoint import AUDIENCE, TokenEndpoint
 
 # kafka-python drops its sockets unclosed where it is refused.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(autouse=True)
-def _sockets_are_collected(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Here, where the warning is expected, and not in a later test; a log record would hold on to its error's sockets."""
-    caplog.set_level(logging.CRITICAL, "kafka")
-    yield
-    gc.collect()
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("kafka_leftovers"),
+]
 
 
 USER, PASSWORD = "tools", "mark-of-the-password"

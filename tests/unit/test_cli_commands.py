@@ -55,6 +55,7 @@ def test_help_teaches_with_an_example(command: list[str]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # kafka-python drops its sockets
+@pytest.mark.usefixtures("kafka_leftovers")
 @pytest.mark.parametrize(
     "command",
     [
