@@ -106,7 +106,7 @@ def main(
     _require_bundle(Path(bundles) if bundles else SHIPPED, bundle)
     try:
         connections = Connections.from_environment(brokers=brokers, redis_url=redis_url, namespace=namespace)
-        kafka_security(connections)
+        kafka_security(connections)  # refused here, in a sentence, and not by a JVM later
     except InvalidConnection as error:
         raise typer.BadParameter(str(error)) from error
     env = StreamExecutionEnvironment.get_execution_environment()
