@@ -30,7 +30,8 @@ from client.feed_core import (
     Steps,
     Wish,
 )
-from connect.redis import AsyncNodes, Command, Nodes
+from connect.redis import AsyncNodes, Nodes
+from connect.slots import Command
 from schemas.connections import Connections
 from schemas.event import Id, Name
 from schemas.keys import user_key

@@ -10,7 +10,8 @@ from __future__ import annotations
 import msgspec
 
 from client.scan import Scanner
-from connect.redis import Command, Nodes
+from connect.redis import Nodes
+from connect.slots import Command
 from schemas import topics
 from schemas.keys import features_redis_key, list_redis_key
 from schemas.ranking import decode_features, decode_list

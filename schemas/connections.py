@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from connect.redis import SINGLE, RedisAccess
+from connect.redis_access import SINGLE, RedisAccess
 from connect.secrets import InvalidConnection, Secret
 from connect.tokens import ClientCredentials
 

@@ -8,7 +8,9 @@ import time
 from collections import OrderedDict
 from typing import Any
 
-from connect.redis import LOST, AsyncNodes, Command, Node, RedisAccess
+from connect.redis import LOST, AsyncNodes
+from connect.redis_access import Node, RedisAccess
+from connect.slots import Command
 from schemas import redis_layout
 from udfs.breaker import Breaker
 

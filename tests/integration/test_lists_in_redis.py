@@ -20,7 +20,8 @@ import redis
 
 from client.feed import AsyncRankedFeed, RankedFeed
 from client.rebuild import rebuild
-from connect.redis import Nodes, RedisAccess
+from connect.redis import Nodes
+from connect.redis_access import RedisAccess
 from local.redis_server import find_redis_server
 from schemas import topics
 from schemas.keys import features_redis_key, id_hash, list_redis_key, popular_redis_key

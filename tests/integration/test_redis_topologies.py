@@ -14,8 +14,10 @@ import redis
 
 from client.feed import AsyncRankedFeed, RankedFeed
 from client.rebuild import rebuild
-from connect.redis import AsyncNodes, Command, Node, Nodes, RedisAccess
+from connect.redis import AsyncNodes, Nodes
+from connect.redis_access import Node, RedisAccess
 from connect.secrets import Secret
+from connect.slots import Command
 from schemas import topics
 from schemas.connections import Connections
 from schemas.keys import features_redis_key, list_redis_key, popular_redis_key

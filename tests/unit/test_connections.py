@@ -12,7 +12,8 @@ import pytest
 import redis
 
 from client.feed import RankedFeed
-from connect.redis import Node, RedisAccess, Slots
+from connect.redis_access import Node, RedisAccess
+from connect.slots import Slots
 from jobs.kafka_security import SHADED, kafka_security
 from jobs.streams import Streams
 from schemas import topics

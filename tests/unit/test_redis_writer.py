@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import redis
 
-from connect.redis import RedisAccess
+from connect.redis_access import RedisAccess
 from local.errors import LocalError
 from local.redis_server import find_redis_server
 from schemas.redis_layout import FEATURES_FIELD, LIST_FIELD, LIST_TTL_MS, Entry, cas_arguments, version
