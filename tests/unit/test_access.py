@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jobs.personalise import NAME, RANKED_TOPICS, RECORDS_TOPICS
 from schemas import access, topics
+from schemas.connections import SECRETS, Connections
 from udfs.outputs import EXACTLY_ONCE_TOPICS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "security.md").read_text()
@@ -56,3 +57,11 @@ def test_the_page_shows_the_lines() -> None:
         line = access.redis_line(principal, "eu-", f"eu-{principal}")
         wanted += [f"{line} ><password>"] if line else []
     assert lines == wanted
+
+
+def test_the_page_explains_every_setting() -> None:
+    table = [line.split("|")[1] for line in PAGE.splitlines() if line.startswith("| `RIFFLE_")]
+    named = re.findall(r"`RIFFLE_(\w+)`", " ".join(table))
+    assert sorted(named) == sorted(field.upper() for field in Connections.__struct_fields__)
+    secrets = [row for row in PAGE.splitlines() if row.startswith("| `RIFFLE_") and "**secret**" in row]
+    assert sorted(re.findall(r"`RIFFLE_(\w+)`", " ".join(secrets))) == sorted(name.upper() for name in SECRETS)
