@@ -17,7 +17,7 @@ import typer
 from pyflink.common.typeinfo import Types
 from pyflink.datastream import DataStream, KeyedStream, OutputTag, StreamExecutionEnvironment
 
-from jobs.flink import rank_async, use_thread_mode
+from jobs.flink import execute, rank_async, side_output, use_thread_mode
 from jobs.kafka_security import kafka_security
 from jobs.streams import OUTPUT_TYPE, Streams
 from models.bundle import BundleError, latest, read_manifest
@@ -84,8 +84,7 @@ def build(records: KeyedStream, control: DataStream, connections: Connections, s
     # Each on a thread of its own: state goes on while lists are ranked, and both while a checkpoint flushes the sinks.
     ranked = rank_async(states, rank, settings.in_flight, OUTPUT_TYPE).name(RANK_CANDIDATES).uid(RANK_CANDIDATES)
     ranked = ranked.disable_chaining()
-    records_out, exact = (states.get_side_output(tag).start_new_chain() for tag in (RECORDS, EXACT))
-    return Outputs(ranked, records_out, exact)
+    return Outputs(ranked, side_output(states, RECORDS), side_output(states, EXACT))
 
 
 def main(
@@ -128,7 +127,7 @@ def main(
     streams.write(outputs.records, "records", RECORDS_TOPICS)
     streams.write(outputs.exact, "exact", sorted(EXACTLY_ONCE_TOPICS), exactly_once=True)
     streams.attach()
-    env.execute(NAME)
+    execute(env, NAME)
 
 
 def _require_bundle(folder: Path, version: str) -> None:
