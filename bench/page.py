@@ -54,11 +54,14 @@ def _latency(found: Latency) -> list[str]:
         "200 candidates.\n",
         "![Latency against rate](benchmarks-latency.svg)\n",
         *_table(
-            ("events/s", "answered", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", ""),
+            ("events/s", "answered", "by the ranker", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", ""),
             (
                 (
                     f"{rate:g}",
                     _spread([100 * one.answered / one.events for one in runs], "{:.1f} %"),
+                    _spread(
+                        [100 * (one.answered - sum(one.fallbacks.values())) / one.events for one in runs], "{:.1f} %"
+                    ),
                     *(_spread(_each(runs, name)) for name in ("p50", "p90", "p99", "p999")),
                     "saturated" if any(one.saturated for one in runs) else "",
                 )

@@ -34,6 +34,7 @@ class Rate(msgspec.Struct, frozen=True):
     rate: float
     events: int
     answered: int
+    fallbacks: dict[str, int]  # of the answers, those that are not the ranker's own, by reason
     latency_ms: Percentiles | None
     parts_ms: dict[str, Percentiles | None]  # in the order of an event's way; their sum is the latency, event by event
     late_ms: float | None  # median of the last tenth: far above p50 where a queue grows

@@ -12,6 +12,7 @@ from __future__ import annotations
 import multiprocessing
 import random
 import time
+from collections import Counter
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -43,6 +44,7 @@ class Answer(NamedTuple):
     appended_ms: int
     created_ms: int
     stage_ms: dict[str, float]
+    fallback: str | None  # why it is not the ranker's own, where it is not
 
 
 class Served(NamedTuple):
@@ -57,6 +59,9 @@ class Served(NamedTuple):
         """Of the answered, in the order in which they were due."""
         due = self.scheduled_ms
         return [self.answers[one].received_ms - due[one] for one in due if one in self.answers]
+
+    def fallbacks(self) -> dict[str, int]:
+        return dict(Counter(answer.fallback for answer in self.answers.values() if answer.fallback))
 
     def parts_ms(self) -> dict[str, list[float]]:
         """The latency cut into an event's way; the parts of one event sum up to its latency."""
@@ -90,6 +95,7 @@ def main(
         "events": events,
         "users": users,
         "answered": len(served.answers),
+        "fallbacks": served.fallbacks(),
         "event_to_list_on_kafka_ms": Percentiles.of(served.latencies_ms()),
         "event_to_ranked_ms": Percentiles.of(ranked),
         "parts_ms": {name: Percentiles.of(values) for name, values in served.parts_ms().items()},
@@ -213,6 +219,7 @@ class _List(msgspec.Struct):
 
     created_ms: int
     receipt: _Receipt
+    fallback: str | None = None
 
 
 class _Event(msgspec.Struct):
@@ -236,7 +243,8 @@ def _answers(seen: list[tuple[float, int, bytes]], scheduled_ms: dict[str, float
         for event_hash in ranked.receipt.freshness.recent:
             event_id = waiting.pop(event_hash, None)
             if event_id is not None:
-                found[event_id] = Answer(received_ms, appended_ms, ranked.created_ms, ranked.receipt.stage_ms)
+                stages = ranked.receipt.stage_ms
+                found[event_id] = Answer(received_ms, appended_ms, ranked.created_ms, stages, ranked.fallback)
     return found
 
 

@@ -6,8 +6,8 @@
 
 All three call the same functions (bench/session.py) on the same bytes, read the same topic, keep state in RocksDB and write in
 transactions of 5 s; both Flink jobs write checkpoints of that interval, Quix Streams its changelog topic. Each round reads the
-topic from its start; what is measured begins after the warm-up. Every record written is compared with what the functions make
-of the topic in plain Python.
+topic from its start; what is measured begins with the first commit after the warm-up and ends with the last. Every record
+written is compared with what the functions make of the topic in plain Python.
 
 CPU is that of all processes of a contender: JobManager, TaskManager and its Python workers; or the process of Quix Streams. Kafka's
 is given beside it. Riffle also keeps timers that forget idle users, and hands on tasks that the others drop.
@@ -60,7 +60,7 @@ class Load(msgspec.Struct, frozen=True):
 
 
 FULL = Load(events=150_000, warm_up=50_000, warm_up_s=40, round_s=60)
-QUICK = Load(events=12_000, warm_up=4_000, warm_up_s=15, round_s=15)
+QUICK = Load(events=60_000, warm_up=4_000, warm_up_s=15, round_s=15)
 
 
 def run(quick: bool, repeat: int) -> State:
@@ -167,19 +167,26 @@ class _Bench:
         self.where = stack.connections(namespace)
         self._all = sum(count for (topic, _, _), count in wanted.items() if topic == topics.INTERACTIONS)
         stack.create_topics([spec for spec in topics.TOPICS if spec.name in OUT], namespace)
-        self._consumer = KafkaConsumer(**self.where.kafka_python(), group_id=None, enable_auto_commit=False)
+        self._written_by, self._committed_by = (
+            KafkaConsumer(**self.where.kafka_python(), group_id=None, enable_auto_commit=False, isolation_level=level)
+            for level in ("read_uncommitted", "read_committed")
+        )
         name = self.where.topic(topics.INTERACTIONS)
         self._partitions = [
-            TopicPartition(name, number) for number in sorted(self._consumer.partitions_for_topic(name) or ())
+            TopicPartition(name, number) for number in sorted(self._written_by.partitions_for_topic(name) or ())
         ]
 
     def measure(self, cpu: Callable[[], float]) -> Round:
+        """From commit to commit: Quix Streams writes its state when it commits, and that must not fall outside."""
         load = self.load
         wait_for(lambda: self._written() > 0, _START_LIMIT_S, "the first record")
         self._until(load.warm_up, load.warm_up_s)
+        self._await_commit()
         before, begun = self._snapshot(cpu), time.monotonic()
         self._until(self._all, load.round_s)
-        after, seconds = self._snapshot(cpu), time.monotonic() - begun
+        seconds = time.monotonic() - begun
+        self._await_commit()
+        after = self._snapshot(cpu)
         finished = self._written() >= self._all
         records = self._committed(finished)
         events = sum(
@@ -193,7 +200,8 @@ class _Bench:
             events = sum(after[0].values()) - sum(before[0].values())
         got = Counter((one.topic.removeprefix(self.namespace), one.key or b"", one.value or b"") for one in records)
         different = (got - self.wanted).total() + ((self.wanted - got).total() if finished else 0)
-        self._consumer.close(autocommit=False)
+        for consumer in (self._written_by, self._committed_by):
+            consumer.close(autocommit=False)
         return Round(
             events=events,
             seconds=round(seconds, 2),
@@ -208,12 +216,25 @@ class _Bench:
         while self._written() < count and time.monotonic() < deadline:
             time.sleep(0.02)
 
+    def _await_commit(self) -> None:
+        """Until something more is committed, or everything is."""
+        before = self._committed_so_far()
+        wait_for(
+            lambda: (now := self._committed_so_far()) > before or now >= self._written(),
+            _COMMIT_LIMIT_S,
+            "a commit",
+            every_s=0.02,
+        )
+
+    def _committed_so_far(self) -> int:
+        return sum(self._committed_by.end_offsets(self._partitions).values())
+
     def _written(self) -> int:
-        return sum(self._consumer.end_offsets(self._partitions).values())
+        return sum(self._written_by.end_offsets(self._partitions).values())
 
     def _snapshot(self, cpu: Callable[[], float]) -> tuple[dict[TopicPartition, int], float, float]:
         broker = cpu_by_role(self.stack.run_dir).get("broker", 0.0)
-        return dict(self._consumer.end_offsets(self._partitions)), cpu(), broker
+        return dict(self._written_by.end_offsets(self._partitions)), cpu(), broker
 
     def _committed(self, finished: bool) -> list[Any]:
         """All that is committed; of a contender that has finished, once that is everything."""

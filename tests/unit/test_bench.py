@@ -44,14 +44,14 @@ def test_the_page_is_what_the_figures_say() -> None:
 def rate(of: float, p50: float, saturated: bool = False) -> Rate:
     spread = Percentiles(p50, p50, 2 * p50, 3 * p50)
     return Rate(
-        of, 100, 99, spread, {"send": spread}, p50, saturated, {"taskmanager": 0.5}, {"update-user-state": 0.25}
+        of, 100, 99, {"model_busy": 9}, spread, {"send": spread}, p50, saturated, {"taskmanager": 0.5}, {"rank": 0.25}
     )
 
 
 def test_a_table_gives_median_and_spread_and_says_quick() -> None:
     text = page.render(Results(latency=Latency(ABOUT, [[rate(25, 10), rate(400, 900, True)], [rate(25, 12)]], [])))
-    assert "| 25 | 99.0 % (99.0 %–99.0 %) | 11.0 (10.0–12.0) |" in text
-    assert "| 400 | 99.0 % | 900.0 | 900.0 | 1800.0 | 2700.0 | saturated |" in text
+    assert "| 25 | 99.0 % (99.0 %–99.0 %) | 90.0 % (90.0 %–90.0 %) | 11.0 (10.0–12.0) |" in text
+    assert "| 400 | 99.0 % | 90.0 % | 900.0 | 900.0 | 1800.0 | 2700.0 | saturated |" in text
     assert "Quick: too few events" in text
     assert "Not measured: `.venv/bin/python -m bench state`" in text
 
@@ -86,7 +86,7 @@ def test_the_first_list_that_has_seen_an_event_answers_it() -> None:
 
 
 def test_the_parts_of_an_event_sum_up_to_its_latency() -> None:
-    answer = Answer(100.5, 95, 90, {"candidates": 1.0, "encode": 2.0, "score": 3.0, "select": 0.5, "total": 8.0})
+    answer = Answer(100.5, 95, 90, {"candidates": 1.0, "encode": 2.0, "score": 3.0, "select": 0.5, "total": 8.0}, None)
     served = Served({"a": 10.25}, {"a": 20}, {"a": answer}, None)
     assert sum(part[0] for part in served.parts_ms().values()) == pytest.approx(served.latencies_ms()[0])
 
