@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import msgspec
@@ -9,6 +10,7 @@ import typer
 
 from bench import page, results
 from bench.stack import err
+from local.errors import LocalError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Quick = Annotated[
@@ -55,8 +57,10 @@ def state_command(quick: Quick = False, repeat: Repeat = 3) -> None:
 @app.command("ranking")
 def ranking_command(quick: Quick = False, repeat: Repeat = 3) -> None:
     """CPU of one ranking against the naive export and torch. Needs the extra `train`. 20 seconds a run."""
-    ranking(quick, repeat)
+    measured = ranking(quick, repeat)
     _print()
+    if not measured:
+        raise typer.Exit(1)
 
 
 @app.command("users")
@@ -85,15 +89,17 @@ def state(quick: bool, repeat: int) -> None:
     _keep("state", run(quick, repeat))
 
 
-def ranking(quick: bool, repeat: int) -> None:
+def ranking(quick: bool, repeat: int) -> bool:
+    """Whether it could be measured."""
     from bench.ranking import run
 
     try:
         found = run(quick, repeat)
     except ImportError as error:
         err.print(f"Ranking is not measured: {error.name} is missing; `make bench` installs it (extra train).")
-        return
+        return False
     _keep("ranking", found)
+    return True
 
 
 def users(quick: bool, repeat: int) -> None:
@@ -115,4 +121,8 @@ def _print() -> None:
 
 
 if __name__ == "__main__":
-    app()
+    try:
+        app()
+    except (LocalError, TimeoutError) as error:
+        err.print(str(error), style="red")
+        sys.exit(1)

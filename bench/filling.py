@@ -14,6 +14,7 @@ from typing import Any
 
 from pyflink.common import Row
 
+from schemas.keys import USER_PREFIX, id_hash
 from schemas.record import Record
 from schemas.user_state import ACTIONS, HASHES_MIN, HISTORY_CAP, SEEN_CAP, SESSION_CAP, UserState, encode
 from udfs.update_user_state import UpdateUserState
@@ -47,6 +48,8 @@ def prepared(key: str, shape: str, now_ms: int) -> UserState:
     state.hashes.frombytes(chance.randbytes(8 * n_hashes))
     state.seen.frombytes(chance.randbytes(4 * n_seen))
     state.tail.session_last_ms = now_ms
+    # Known, so that a first event does not claim it as an anonymous one: that would be dearer, and rarer among few users.
+    state.tail.sessions = {id_hash(f"session-{key.removeprefix(USER_PREFIX)}"): now_ms // 1000}
     state.tail.hash_hours = [(now_ms // _HOUR_MS, n_hashes)]
     state.tail.idle_timer_h = now_ms // _HOUR_MS + _IDLE_H
     return state

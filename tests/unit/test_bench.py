@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from bench import page, results
+from bench.filling import FULL, prepared
 from bench.machine import About
 from bench.plot import latency_plot
 from bench.results import Latency, Percentiles, Rate, Results, Round, State
@@ -16,7 +17,7 @@ from bench.session import step
 from schemas import topics
 from schemas.keys import id_hash
 from schemas.record import Record
-from schemas.user_state import decode
+from schemas.user_state import HISTORY_CAP, SESSION_CAP, decode, encode
 from tests.fakes import NOW, raw
 
 ABOUT = About(
@@ -103,3 +104,11 @@ def test_the_state_path_needs_no_timer_but_the_clean_up_and_forgets_no_duplicate
     assert (state.event_no, state.tail.timer_ms, state.tail.pending) == (1, 0, [])
     assert written[topics.INTERACTIONS] == 1
     assert written[topics.EVENTS_DLQ] == 1
+
+
+def test_a_prepared_user_is_full_and_at_home_in_the_session_it_is_sent_events_of() -> None:
+    state = decode(encode(prepared("u:user-7", FULL, NOW)))
+    assert (len(state.session_slots), len(state.history_slots), len(state.ids)) == (SESSION_CAP, HISTORY_CAP, 250)
+    value = raw("click", user_id="user-7", session_id="session-user-7")
+    _, outputs = step(encode(state), "u:user-7", Record(topics.EVENTS, "u:user-7", value, 0, 1, NOW), NOW)
+    assert [one.topic for one in outputs] == [topics.INTERACTIONS]
