@@ -126,8 +126,10 @@ class _Job:
         trigger = rest.post(path, {"checkpointType": kind})["request-id"]
         wait_for(lambda: rest.get(f"{path}/{trigger}")["status"]["id"] == "COMPLETED", 300, f"the {kind} checkpoint")
         number = rest.get(f"{path}/{trigger}")["operation"]["checkpointId"]
-        wait_for(lambda: rest.get(f"{path}/details/{number}")["status"] == "COMPLETED", 60, f"checkpoint {number}")
-        details: dict[str, Any] = rest.get(f"{path}/details/{number}")
+        # The history, not the checkpoint's own page: that is not found until a cache has caught up.
+        wait_for(lambda: _completed(rest.get(path), number) is not None, 60, f"checkpoint {number}")
+        details = _completed(rest.get(path), number)
+        assert details is not None
         return details
 
     def restart(self, checkpoint: str) -> None:
@@ -150,3 +152,7 @@ class _Job:
 
     def _written(self) -> int:
         return sum(self._consumer.end_offsets(self._partitions).values())
+
+
+def _completed(checkpoints: dict[str, Any], number: int) -> dict[str, Any] | None:
+    return next((one for one in checkpoints["history"] if one["id"] == number and one["status"] == "COMPLETED"), None)
