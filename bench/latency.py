@@ -29,7 +29,7 @@ _BEHIND_MS = 1_000
 
 
 def run(quick: bool, repeat: int) -> Latency:
-    events = 300 if quick else 10_000
+    events = 1_000 if quick else 10_000
     warm_up_s = 15.0 if quick else 60.0
     rates = (50.0, 200.0, 400.0) if quick else RATES
     runs: list[list[Rate]] = []
