@@ -7,7 +7,7 @@ import statistics
 
 from bench.results import Latency
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 640, 320, 56, 40, 16, 60
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 640, 320, 72, 40, 16, 60
 _COLOURS = {"p50": "#2a9d8f", "p99": "#e76f51"}
 _BUDGET_MS = 50.0
 
@@ -37,7 +37,7 @@ def latency_plot(found: Latency) -> str:
     ms = float(low)
     while ms <= high * 1.001:
         marks.append(_line(_LEFT, y(ms), _WIDTH - _RIGHT, y(ms), "#ddd"))
-        marks.append(_text(_LEFT - 6, y(ms) + 4, f"{ms:g}", "end"))
+        marks.append(_text(_LEFT - 6, y(ms) + 4, f"{ms:,.0f} ms" if ms >= 1 else f"{ms:g} ms", "end"))
         ms *= 10
     marks += [_text(x(rate), _HEIGHT - _BOTTOM + 18, f"{rate:g}", "middle") for rate in rates]
     marks.append(_line(_LEFT, y(_BUDGET_MS), _WIDTH - _RIGHT, y(_BUDGET_MS), "#888", "4 4"))
@@ -50,7 +50,6 @@ def latency_plot(found: Latency) -> str:
         marks += [f'<circle cx="{x(rate):.1f}" cy="{y(ms):.1f}" r="3" fill="{_COLOURS[name]}"/>' for rate, ms in points]
         marks.append(_text(x(points[-1][0]) + 8, y(points[-1][1]) - 6, name, "start", _COLOURS[name]))
     marks.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, "events/s", "middle"))
-    marks.append(_text(6, 12, "ms", "start"))
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="12">'
     return "\n".join([head, f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>', *marks, "</svg>", ""])
 
