@@ -64,7 +64,7 @@ endef
 # From the command line only: bash gives every child that inherits SECONDS the age of the shell.
 RUN_SECONDS := $(if $(findstring command,$(origin SECONDS)),$(SECONDS))
 
-.PHONY: help setup run test check train audit stop clean
+.PHONY: help setup run test check train bench audit stop clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +94,9 @@ check: setup ## lint, types, unit and operator tests: what is quick
 
 train: $(STAMP)-train ## train the ranker and pack it as a bundle
 	@$(PYTHON) -m models.train
+
+bench: $(STAMP)-train ## measure all of docs/benchmarks.md anew and write it: about 2 hours
+	@$(PYTHON) -m bench
 
 # uv's audit is still a preview, and older ones have none. It sends names and versions of the lock to OSV, and exits with 1 for a finding.
 audit: setup ## write .riffle/sbom.json, and look the lock's packages up among known vulnerabilities

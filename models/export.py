@@ -24,6 +24,7 @@ from models.ranker import DualSequenceRanker, pool
 
 OPSET = 17
 TOLERANCE = 1e-4
+_COLLAPSE = 1e4
 
 
 class HistoryGraph(nn.Module):
@@ -37,6 +38,10 @@ class HistoryGraph(nn.Module):
 
 
 class ScorerGraph(nn.Module):
+    """DualSequenceRanker.score in the order that costs least for many candidates: what is linear is applied to the tokens, of
+    which there are few, and not to what the candidates pool from them. models/check.py holds it to the ranker's own words.
+    """
+
     def __init__(self, ranker: DualSequenceRanker) -> None:
         super().__init__()
         self.ranker = ranker
@@ -54,10 +59,37 @@ class ScorerGraph(nn.Module):
         item_part: Tensor,
         counters: Tensor,
         context: Tensor,
-    ) -> Tensor:
-        keys, values, _ = self.ranker.session(session_items, session_actions, session_log_hours)
-        history = (history_keys.transpose(-1, -2), history_values)
-        return self.ranker.score((keys, values), history, lengths, (queries, projections, item_part), counters, context)
+    ) -> Tensor:  # shapes: scorer_graph -> (C, T)
+        ranker = self.ranker
+        keys, values, _ = ranker.session(session_items, session_actions, session_log_hours)
+        has_session, has_history = torch.clamp(lengths, max=1.0).split(1)
+        values, history_values = values * has_session, history_values * has_history  # an empty side pools to zeros
+        of_session = torch.softmax(queries @ keys.transpose(-1, -2), dim=-1)  # (C, L)
+        of_history = torch.softmax(queries @ history_keys, dim=-1)
+        r_session, r_history = of_session @ values, of_history @ history_values  # (C, D)
+        size = length(projections)
+        cos_session = (r_session * projections).sum(-1) / (length(r_session) * size)  # (C,)
+        cos_history = (r_history * projections).sum(-1) / (length(r_history) * size)
+        numbers = torch.cat((counters, cos_session[:, None], cos_history[:, None]), dim=-1)
+        of_lengths, of_numbers = ranker.gate_numbers.weight[:, :2], ranker.gate_numbers.weight[:, 2:]
+        gate = torch.addmm(ranker.gate_session.bias[None], torch.log1p(lengths)[None], of_lengths.t())
+        gate = torch.addmm(gate, of_session, values @ ranker.gate_session.weight.t())
+        gate = torch.addmm(gate, of_history, history_values @ ranker.gate_history.weight.t())
+        gate = torch.addmm(gate, numbers, of_numbers.t())
+        # The hard collapse as a bias: in float32 the sigmoid of ±1e4 is 1 or 0.
+        collapse = _COLLAPSE * (has_session - has_history)
+        g = torch.sigmoid(torch.addmm(ranker.gate_out.bias + collapse, torch.relu(gate), ranker.gate_out.weight.t()))
+        u = r_history + g * (r_session - r_history)
+        hidden = torch.addmm(item_part, counters, ranker.head_counters.weight.t())
+        hidden = torch.addmm(hidden, u * projections, ranker.head_match.weight.t())
+        hidden = hidden + torch.addmm(context, u, ranker.head_user.weight.t())
+        out: Tensor = ranker.head_out(torch.relu(ranker.head_hidden(torch.relu(hidden))))
+        return out
+
+
+def length(x: Tensor) -> Tensor:  # (C, D) -> (C,)
+    """models.ranker.norm without the last dimension: ONNX Runtime is slow on columns one wide."""
+    return torch.sqrt((x * x).sum(-1) + 1e-6)
 
 
 class NaiveGraph(nn.Module):

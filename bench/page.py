@@ -1,0 +1,250 @@
+"""The page: docs/benchmarks.md and its plot, from docs/benchmarks.json alone. tests/unit/test_bench.py holds them together."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+
+from bench.machine import ROOT, About
+from bench.plot import latency_plot
+from bench.results import Latency, Percentiles, Rankings, Rate, Results, State, Users, save
+
+PAGE = ROOT / "docs" / "benchmarks.md"
+PLOT = ROOT / "docs" / "benchmarks-latency.svg"
+
+_INTRO = """# Benchmarks
+
+`make bench` measures all of this and writes this page; do not edit it. `.venv/bin/python -m bench --help` tells of the parts and
+of how long they take. A cell with several runs gives their median and, in brackets, the lowest and the highest. Everything (broker,
+Redis, Flink, sender, readers) shares the cores that are named.
+"""
+
+
+def write(results: Results) -> None:
+    save(results)
+    PAGE.write_text(render(results))
+    if results.latency is not None:
+        PLOT.write_text(latency_plot(results.latency))
+
+
+def render(results: Results) -> str:
+    parts: list[tuple[str, str, object, Callable[..., list[str]]]] = [
+        ("Event to list", "latency", results.latency, _latency),
+        ("State path", "state", results.state, _state),
+        ("One ranking", "ranking", results.ranking, _ranking),
+        ("Many users", "users", results.users, _users),
+    ]
+    lines = [_INTRO]
+    for title, name, found, show in parts:
+        lines.append(f"## {title}\n")
+        if found is None:
+            lines.append(f"Not measured: `.venv/bin/python -m bench {name}`.\n")
+        else:
+            lines += [*show(found), ""]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _latency(found: Latency) -> list[str]:
+    rates = sorted({one.rate for run in found.runs for one in run})
+    by_rate = {rate: [one for run in found.runs for one in run if one.rate == rate] for rate in rates}
+    settings = found.about.settings
+    text = [
+        "Clicks in an open loop, each of which triggers one list; from the scheduled send time to the list's arrival at a",
+        f"reader of `ranked-feed`. {settings['events_per_rate']} events a rate, {settings['users']} users; the shipped bundle,",
+        "200 candidates.\n",
+        "![Latency against rate](benchmarks-latency.svg)\n",
+        *_table(
+            ("events/s", "answered", "by the ranker", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", ""),
+            (
+                (
+                    f"{rate:g}",
+                    _spread([100 * one.answered / one.events for one in runs], "{:.1f} %"),
+                    _spread(
+                        [100 * (one.answered - sum(one.fallbacks.values())) / one.events for one in runs], "{:.1f} %"
+                    ),
+                    *(_spread(_each(runs, name)) for name in ("p50", "p90", "p99", "p999")),
+                    "saturated" if any(one.saturated for one in runs) else "",
+                )
+                for rate, runs in by_rate.items()
+            ),
+        ),
+        "",
+        "Where the time goes, p50 / p99 in ms. The parts of one event sum up to its latency; percentiles do not.\n",
+        *_table(
+            ("events/s", *by_rate[rates[0]][0].parts_ms),
+            ((f"{rate:g}", *(_part(runs, name) for name in runs[0].parts_ms)) for rate, runs in by_rate.items()),
+        ),
+        "",
+        "What saturates: cores in use by process, and Flink's busy ratio of each task (of",
+        "its JVM side, where it runs in process mode).\n",
+        *_table(
+            ("events/s", "cores by process", "busy by task"),
+            ((f"{rate:g}", _means(runs, "cpu_cores"), _means(runs, "busy")) for rate, runs in by_rate.items()),
+        ),
+        "",
+        "Reads from another process, one after each click, each demanding the click just sent:\n",
+        *_table(
+            ("clicks/s", "reads", "met", "p50 ms", "p99 ms", "not met"),
+            (
+                (
+                    f"{one.rate:g}",
+                    f"{one.asked:,}",
+                    f"{one.met:,}",
+                    f"{one.wait_ms.p50:g}" if one.wait_ms else "–",
+                    f"{one.wait_ms.p99:g}" if one.wait_ms else "–",
+                    ", ".join(f"{name} {count}" for name, count in one.fallbacks.items()) or "–",
+                )
+                for one in found.reads
+            ),
+        ),
+    ]
+    return [*text, "", _described(found.about)]
+
+
+_ENGINES = {"riffle": "Riffle", "quix": "Quix Streams", "process": "PyFlink, process mode"}
+
+
+def _state(found: State) -> list[str]:
+    text = [
+        "Kafka → one user's session in RocksDB → Kafka, without ranking. The same events, functions, state bytes, deduplication",
+        "and transactions of 5 s on each engine, in turns; [bench/state.py](../bench/state.py) says what is counted. Every record",
+        "written is compared with what the functions make of the same input in plain Python.\n",
+        *_table(
+            ("", "events/s", "CPU µs/event", "against Riffle", "Kafka's CPU µs/event", "compared", "different"),
+            (
+                (
+                    _ENGINES[name],
+                    _spread([one.events_per_s for one in rounds], "{:,.0f}"),
+                    _spread([one.cpu_us for one in rounds], "{:,.0f}"),
+                    _spread([a.cpu_us / b.cpu_us for a, b in zip(rounds, found.rounds["riffle"])], "{:.2f}"),
+                    _spread([one.broker_us for one in rounds], "{:,.0f}"),
+                    f"{sum(one.compared for one in rounds):,}",
+                    f"{sum(one.different for one in rounds):,}",
+                )
+                for name, rounds in found.rounds.items()
+            ),
+        ),
+    ]
+    return [*text, "", _described(found.about)]
+
+
+def _ranking(found: Rankings) -> list[str]:
+    by_size = list(zip(*found.runs))
+    settings = found.about.settings
+    text = [
+        f"CPU ms of one thread from user state to scores, {settings['width']} wide, session {settings['session']}, history "
+        f"{settings['history']}; random weights.",
+        "Naive: one graph that encodes both sequences and projects every candidate at each call. Graph: without features and",
+        "tables.\n",
+        *_table(
+            (
+                "candidates",
+                "history cached",
+                "not cached",
+                "naive",
+                "torch",
+                "naive / cached",
+                "graph",
+                "naive graph",
+                "ratio",
+            ),
+            (
+                (
+                    f"{runs[0].candidates:,}",
+                    *(
+                        _spread([getattr(one, name) for one in runs], "{:.2f}")
+                        for name in ("hit", "miss", "naive", "torch")
+                    ),
+                    _spread([one.naive / one.hit for one in runs], "{:.2f}"),
+                    *(_spread([getattr(one, name) for one in runs], "{:.2f}") for name in ("hit_graph", "naive_graph")),
+                    _spread([one.naive_graph / one.hit_graph for one in runs], "{:.2f}"),
+                )
+                for runs in by_size
+            ),
+        ),
+    ]
+    return [*text, "", _described(found.about)]
+
+
+def _users(found: Users) -> list[str]:
+    sizes, costs = found.sizes, found.costs
+    text = [
+        f"{sizes[0].users:,} users at full caps in RocksDB, put there by the operator from records that name them; "
+        "[bench/users.py](../bench/users.py).\n",
+        *_table(
+            ("", ""),
+            (
+                ("one state, encoded", _spread([one.blob_bytes for one in sizes], "{:,.0f} bytes")),
+                ("state per user in a full checkpoint", _spread([one.state_bytes for one in sizes], "{:,.0f} bytes")),
+                ("full checkpoint", _spread([one.full_mb for one in sizes], "{:,.0f} MiB")),
+                ("it takes", _spread([one.full_s for one in sizes], "{:.1f} s")),
+                (
+                    f"incremental checkpoint after {sizes[0].changed:,} events",
+                    _spread([one.incremental_mb for one in sizes], "{:,.0f} MiB"),
+                ),
+                ("it takes", _spread([one.incremental_s for one in sizes], "{:.1f} s")),
+                ("restore of the state operator", _spread([one.restore_s for one in sizes], "{:.1f} s")),
+            ),
+        ),
+        "",
+        "CPU of the state path per event, all Flink processes, events spread evenly over typical users:\n",
+        *_table(
+            ("users", "CPU µs/event", "events/s, sender beside it", "against the fewest"),
+            (
+                (
+                    f"{runs[0].users:,}",
+                    _spread([one.cpu_us for one in runs], "{:,.0f}"),
+                    _spread([one.events_per_s for one in runs], "{:,.0f}"),
+                    _spread([one.cpu_us / few.cpu_us for one, few in zip(runs, (run[0] for run in costs))], "{:.2f}"),
+                )
+                for runs in zip(*costs)
+            ),
+        ),
+    ]
+    return [*text, "", _described(found.about)]
+
+
+def _described(about: About) -> str:
+    quick = "**Quick: too few events to be quoted.** " if about.quick else ""
+    versions = ", ".join(f"{name} {number}" for name, number in about.versions.items())
+    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in about.settings.items())
+    return (
+        f"{quick}{about.repeat} run{'s' if about.repeat > 1 else ''}, {about.date}, commit {about.commit}. {about.cores} cores of "
+        f"{about.cpu}, {about.memory_gb} GB, Linux {about.kernel}, Python {about.python}, {versions}. Settings: {settings}."
+    )
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    titles = list(head)
+    return [_row(titles), _row(["---"] * len(titles)), *map(_row, rows)]
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _spread(values: list[float], form: str = "{:.1f}") -> str:
+    """The median, and the lowest and highest where there is more than one."""
+    if not values:
+        return "–"
+    middle = form.format(statistics.median(values))
+    if len(values) == 1:
+        return middle
+    return f"{middle} ({form.format(min(values))}–{form.format(max(values))})"
+
+
+def _each(runs: list[Rate], name: str) -> list[float]:
+    return [getattr(one.latency_ms, name) for one in runs if one.latency_ms is not None]
+
+
+def _part(runs: list[Rate], name: str) -> str:
+    found: list[Percentiles] = [part for one in runs if (part := one.parts_ms[name]) is not None]
+    if not found:
+        return "–"
+    return f"{statistics.median(one.p50 for one in found):.1f} / {statistics.median(one.p99 for one in found):.1f}"
+
+
+def _means(runs: list[Rate], name: str) -> str:
+    names = list(dict.fromkeys(key for one in runs for key in getattr(one, name)))
+    means = {key: statistics.fmean(getattr(one, name).get(key, 0.0) for one in runs) for key in names}
+    return ", ".join(f"{key} {value:.2f}" for key, value in sorted(means.items(), key=lambda pair: -pair[1])) or "–"
