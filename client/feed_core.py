@@ -143,25 +143,34 @@ class FeedCore:
     def _user_list(self, wish: Wish, begun_s: float) -> Generator[Step, Result, FeedAnswer]:
         features = (features_redis_key(self._namespace, wish.key), FEATURES_FIELD)
         ranked = (list_redis_key(self._namespace, wish.key, wish.surface), LIST_FIELD)
+        fresh: _Fresh | None = None
+        raw_list: bytes | None = None
+        polled = False
         try:
-            # Features before list: one script writes both, so this list is at least as new as these features.
-            raw_features, raw_list = yield from _read(features, ranked)
-            fresh = _decode_fresh(raw_features) if raw_features else None
-            verdict: Coverage | str = Coverage.COVERED
-            if wish.demand is not None:
+            try:
+                # Features before list: one script writes both, so this list is at least as new as these features.
+                raw_features, raw_list = yield from _read(features, ranked)
+                fresh = _decode_fresh(raw_features) if raw_features else None
                 verdict = _judge(wish, fresh)
-                pause_s, polled = _FIRST_PAUSE_S, False
-                while verdict is Coverage.NOT_YET:
-                    left_s = begun_s + wish.wait_s - self._clock()
-                    if left_s <= 0:
-                        break
-                    yield Pause(min(pause_s, left_s))
-                    pause_s, polled = min(pause_s * _GROWTH, _LONGEST_PAUSE_S), True
+            except ReadFailed as failure:
+                self._unless_waiting(failure, wish)
+                verdict, polled = Coverage.NOT_YET, True
+            pause_s = _FIRST_PAUSE_S
+            while verdict is Coverage.NOT_YET:
+                left_s = begun_s + wish.wait_s - self._clock()
+                if left_s <= 0:
+                    break
+                yield Pause(min(pause_s, left_s))
+                pause_s, polled = min(pause_s * _GROWTH, _LONGEST_PAUSE_S), True
+                try:
                     (raw_features,) = yield from _read(features)
-                    fresh = _decode_fresh(raw_features) if raw_features else None
-                    verdict = _judge(wish, fresh)
-                if polled:
-                    (raw_list,) = yield from _read(ranked)
+                except ReadFailed as failure:
+                    self._unless_waiting(failure, wish)
+                    continue
+                fresh = _decode_fresh(raw_features) if raw_features else None
+                verdict = _judge(wish, fresh)
+            if polled:
+                (raw_list,) = yield from _read(ranked)
             ranked_list = decode_list(raw_list) if raw_list else None
         except (msgspec.DecodeError, UnicodeDecodeError):
             return FeedAnswer(items=[], met=wish.demand is None, waited_ms=0.0, fallback=UNREADABLE)
@@ -180,6 +189,11 @@ class FeedCore:
             fallback=fallback,
             freshness=fresh.freshness if fresh else None,
         )
+
+    def _unless_waiting(self, failure: ReadFailed, wish: Wish) -> None:
+        """One read that timed out does not end a wait that is longer: Redis may answer the next."""
+        if failure.reason != REDIS_TIMEOUT or not wish.wait_s:
+            raise failure
 
     def _popular_is_due(self, surface: str, needed: bool) -> bool:
         known = self._popular.get(surface)

@@ -11,7 +11,7 @@ from client import feed_core
 from client.coverage import demand_of
 from client.errors import InvalidArgument
 from client.feed import RankedFeed
-from client.feed_core import FeedAnswer, FeedCore, Pause, Read, ReadFailed, Wish
+from client.feed_core import REDIS_TIMEOUT, REDIS_UNAVAILABLE, FeedAnswer, FeedCore, Pause, Read, ReadFailed, Wish
 from schemas.keys import features_redis_key, id_hash, list_redis_key, popular_redis_key
 from schemas.ranking import Freshness, RankedItem, RankedList, Receipt, SessionFeatures
 
@@ -97,6 +97,22 @@ def test_a_demand_that_is_met_already_does_not_wait() -> None:
     for at_least in ("e1", (0, 1)):
         answer = world.get(at_least=at_least, wait_ms=100)
         assert (answer.met, answer.fallback, answer.waited_ms) == (True, None, 0)
+
+
+def test_a_wait_outlives_a_redis_that_does_not_answer_for_a_moment() -> None:
+    world = World({FEATURES: features("e1"), LIST: ranked("new"), POPULAR: b'["p"]'})
+    world.failing = REDIS_TIMEOUT
+    world.later(0.03, lambda: setattr(world, "failing", None))
+    answer = world.get(at_least="e1", wait_ms=100)
+    assert (answer.items, answer.met, answer.fallback) == (["new"], True, None)
+
+
+@pytest.mark.parametrize(("failing", "wait_ms"), [(REDIS_TIMEOUT, 100), (REDIS_TIMEOUT, 0), (REDIS_UNAVAILABLE, 100)])
+def test_a_redis_that_never_answers_is_named(failing: str, wait_ms: int) -> None:
+    world = World({FEATURES: features("e1"), LIST: ranked("new")})
+    world.failing = failing
+    answer = world.get(at_least="e1", wait_ms=wait_ms)
+    assert (answer.items, answer.met, answer.fallback) == ([], False, failing)
 
 
 def test_waiting_ends_when_the_event_is_covered_and_reads_the_list_after_that() -> None:
