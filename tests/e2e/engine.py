@@ -125,15 +125,29 @@ def wait_for(found: Callable[[], T | None], limit_s: float, what: str) -> T:
         time.sleep(0.05)
 
 
-def produce(where: Connections, topic: str, records: list[tuple[bytes | None, bytes | None]]) -> list[tuple[int, int]]:
-    """Raw records; where each was stored."""
-    producer = KafkaProducer(**where.kafka_python(), acks="all", linger_ms=0)
+def produce(
+    where: Connections,
+    topic: str,
+    records: list[tuple[bytes | None, bytes | None]],
+    headers: dict[str, bytes] | None = None,
+) -> list[tuple[int, int]]:
+    """Raw records, compressed, so that one may hold more than its topic's limit; where each was stored."""
+    producer = KafkaProducer(
+        **where.kafka_python(), acks="all", linger_ms=0, compression_type="gzip", max_request_size=2**25
+    )
     try:
-        sent = [producer.send(where.topic(topic), key=key, value=value) for key, value in records]
+        sent = [
+            producer.send(where.topic(topic), key=key, value=value, headers=list((headers or {}).items()))
+            for key, value in records
+        ]
         producer.flush(timeout=10)
         return [(one.get().partition, one.get().offset) for one in sent]
     finally:
         producer.close(timeout=10)
+
+
+def new_user(name: str) -> str:
+    return f"{name}-{uuid.uuid4().hex[:8]}"
 
 
 def event(user: str | None, event_type: str = "click", item_id: str | None = None, **more: Any) -> dict[str, Any]:
