@@ -497,6 +497,17 @@ def test_a_wrong_identity_record_is_dead_and_changes_nothing(value: bytes | None
     assert user.blob == before
 
 
+def test_a_duplicate_of_what_was_applied_before_the_login_is_not_forwarded() -> None:
+    """Contract: the user's key learns these event ids only with the merge; a duplicate must not get there before it."""
+    session = User("s:s1")
+    session.event(event_id="e1", user_id=None)
+    session.identity(Claim("s:s1", "u:alice", NOW))
+    outcome = session.event(event_id="e1", user_id=None)
+    assert on_topic(outcome, topics.EVENTS) == []
+    assert counts(outcome) == {"events_duplicate": 1}
+    assert on_topic(session.event(event_id="e2", user_id=None), topics.EVENTS) != []
+
+
 # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -147,7 +147,7 @@ class _User:
             return
         state, at = self.state, _position(record)
         alias = identity.alias_of(state, self.now_ms) if is_anonymous(self.key) else None
-        if alias is not None:
+        if alias is not None and id_hash(event.event_id) not in state.hashes:  # else applied here before the claim
             self._put_back(record, alias, ALIAS)
             count_record(state, at)
             not_applied(state, MOVED, at, id_hash(event.event_id))
