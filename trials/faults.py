@@ -73,12 +73,15 @@ class Verdict(msgspec.Struct, kw_only=True):
         return not self.wrong
 
 
-def kills(arena: Arena, kill: Sequence[Hand]) -> Verdict:
-    """Kill the TaskManager under load, with each of the hands in turn. They must see to it that slots come back."""
+def kills(arena: Arena, kill: Sequence[Hand], ready: Hand = lambda: None) -> Verdict:
+    """Kill the TaskManager under load, with each of the hands in turn; `ready` provides the slot that the job goes to."""
     verdict = Verdict(trial="kill", seed=arena.seed)
     with Load(arena.where, arena.traffic(), arena.rate) as load:
         time.sleep(_WARM_S)
-        verdict.figures["back_s"] = [_broken(arena, load, hand, verdict) for hand in kill]
+        verdict.figures["back_s"] = []
+        for hand in kill:
+            ready()
+            verdict.figures["back_s"].append(_broken(arena, load, hand, verdict))
     return _accounted(arena, load, verdict)
 
 

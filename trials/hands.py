@@ -39,24 +39,25 @@ class LocalHands:
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
 
-    def kill_task_manager(self) -> None:
-        """kill -9 of every TaskManager but a spare that is started first."""
-        victims = self._stack.pids()["taskmanager"]
+    def start_spare(self) -> None:
+        """One more TaskManager than the job needs."""
         self._stack.add_task_manager()
-        _kill(victims)
+
+    def kill_task_manager(self) -> None:
+        """kill -9 of every TaskManager but the newest, which is the spare."""
+        _kill(self._stack.pids()["taskmanager"][:-1])
 
     def kill_task_manager_in_a_checkpoint(self) -> None:
         """The same, at once after a checkpoint was asked for."""
-        victims = self._stack.pids()["taskmanager"]
-        self._stack.add_task_manager()
         rest = self._stack.flink.rest
-        for job_id in rest.jobs():
-            rest.post(f"/jobs/{job_id}/checkpoints", {})
-            if not processes.wait_until(
-                lambda job=job_id: _in_checkpoint(rest.get(f"/jobs/{job}/checkpoints")), 5, every_s=0.005
-            ):  # type: ignore[misc]
-                raise LocalError(f"Job {job_id} began no checkpoint within 5 s: see {rest.url}.")
-        _kill(victims)
+        (job_id,) = rest.jobs()
+        rest.post(f"/jobs/{job_id}/checkpoints", {})
+        begun = processes.wait_until(
+            lambda: rest.get(f"/jobs/{job_id}/checkpoints")["counts"]["in_progress"] > 0, 5, every_s=0.005
+        )
+        if not begun:
+            raise LocalError(f"Job {job_id} began no checkpoint within 5 s: see {rest.url}.")
+        self.kill_task_manager()
 
     def restart_broker(self) -> None:
         _kill(self._stack.pids()["kafka"])
@@ -89,10 +90,6 @@ class LocalHands:
         managers = set(self._stack.pids()["taskmanager"])
         ours = set(processes.of(self._stack.run_dir)) - managers
         return [pid for pid in sorted(ours) if _session(pid) in managers]
-
-
-def _in_checkpoint(answer: dict[str, dict[str, int]]) -> bool:
-    return answer["counts"]["in_progress"] > 0
 
 
 def _session(pid: int) -> int:

@@ -97,7 +97,8 @@ class Traffic:
             again = self._chance.choice(person.clicks[-15:])
             return Sent(again.key.encode(), person.last[again.event_id])
         if draw < _DUPLICATES + _LATE:
-            body = self._body(person, f"{person.user_id}-late-{len(person.late)}", now_ms - _LATE_MS)
+            user_id = person.user_id if person.logged_in else None
+            body = self._body(person, user_id, f"{person.user_id}-late-{len(person.late)}", now_ms - _LATE_MS)
             person.late.append(_encode(body))
             return Sent(key, person.late[-1])
         person.garbage.append(f"{{garbage {len(person.garbage)} of {person.user_id}".encode())
@@ -112,21 +113,20 @@ class Traffic:
     def _click(self, person: Person, now_ms: int) -> Sent:
         # Strictly later than the one before: a person's clicks have one order.
         ts_ms = max(now_ms, person.clicks[-1].ts_ms + 1 if person.clicks else 0)
-        body = self._body(person, f"{person.user_id}-{len(person.clicks)}", ts_ms)
         anonymous = person.visitor and len(person.clicks) < _ANONYMOUS_CLICKS
-        if anonymous:
-            del body["user_id"]
-        key = user_key(None if anonymous else person.user_id, person.session_id)
+        user_id = None if anonymous else person.user_id
+        body = self._body(person, user_id, f"{person.user_id}-{len(person.clicks)}", ts_ms)
+        key = user_key(user_id, person.session_id)
         click = Click(str(body["event_id"]), str(body["item_id"]), ts_ms, key)
         person.clicks.append(click)
         person.last[click.event_id] = _encode(body)
         return Sent(key.encode(), person.last[click.event_id])
 
-    def _body(self, person: Person, event_id: str, ts_ms: int) -> dict[str, object]:
+    def _body(self, person: Person, user_id: str | None, event_id: str, ts_ms: int) -> dict[str, object]:
         return {
             "event_id": event_id,
             "session_id": person.session_id,
-            "user_id": person.user_id,
+            **({"user_id": user_id} if user_id is not None else {}),
             "event_type": "click",
             "item_id": self._chance.choice(self._items),
             "ts_ms": ts_ms,

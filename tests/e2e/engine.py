@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -62,14 +60,26 @@ class Engine:
         with RankRequester(self.where) as requester:
             yield requester
 
-    def kill_task_manager(self) -> None:
-        """kill -9 of the TaskManager, and of the Python workers that it leaves behind."""
-        for pid in self.stack.pids()["taskmanager"]:
-            os.kill(pid, signal.SIGKILL)
+    def cancel(self) -> str:
+        """Cancel the job; the checkpoint that it leaves."""
+        rest = self.stack.flink.rest
+        found = wait_for(
+            lambda: rest.get(f"/jobs/{self.job_id}/checkpoints")["latest"]["completed"], 60, "a completed checkpoint"
+        )
+        self.stack.cancel(self.job_id)
+        newest = rest.get(f"/jobs/{self.job_id}/checkpoints")["latest"]["completed"] or found
+        return str(newest["external_path"])
 
-    def kill_redis(self) -> None:
-        for pid in self.stack.pids()["redis"]:
-            os.kill(pid, signal.SIGKILL)
+    def savepoint(self) -> str:
+        """Take a savepoint of the running job; where it is."""
+        rest = self.stack.flink.rest
+        trigger = rest.post(f"/jobs/{self.job_id}/savepoints", {})["request-id"]
+
+        def place() -> str | None:
+            answer = rest.get(f"/jobs/{self.job_id}/savepoints/{trigger}")
+            return answer["operation"]["location"] if answer["status"]["id"] == "COMPLETED" else None
+
+        return wait_for(place, 60, "a savepoint")
 
     @property
     def restarts(self) -> int:
