@@ -74,7 +74,7 @@ def measure(
     """Send the plan and measure. `wait_ms` is how long a read may wait; `track` shows progress."""
     scheduled: dict[str, float] = {}
     chance, behind_s = random.Random(plan.seed), 0.0
-    reader, watcher = _Process(_read_own_writes, where, wait_ms), _Process(_watch, where)
+    reader, watcher = Apart(_read_own_writes, where, wait_ms), Apart(_watch, where)
     try:
         watcher.wait_ready()
         with Events(where, linger_ms=0) as sender:
@@ -113,7 +113,7 @@ def percentiles(values: Sequence[float]) -> Percentiles:
     return {f"p{percent}": round(float(np.percentile(values, percent)), 2) for percent in (50, 90, 99, 99.9)}
 
 
-class _Process:
+class Apart:
     """A function in a process of its own: told things, then asked for its result."""
 
     def __init__(self, function: Callable[..., None], where: Connections, *arguments: Any) -> None:

@@ -21,6 +21,8 @@ from trials.hands import LocalHands
 from trials.load import Load
 
 ITEMS = [item.item_id for item in load().items]
+# While a broker is away, kafka-python drops the sockets of its attempts to reach it.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 PATIENT = Limits(back_s=90, redis_back_s=30, settle_s=90, hot_ratio=20, hot_right_s=20)
 
 
