@@ -27,8 +27,8 @@ from trials.open_loop import Apart, Plan, measure
 from trials.traffic import Person, Traffic
 
 Hand = Callable[[], object]
-_WARM_S = 5.0  # of load before something is broken
-_PAUSE_S = 3.0  # of load between faults, so that the engine is seen to go on and not only to catch up
+_WARM_S = 4.0  # of load before something is broken
+_PAUSE_S = 2.0  # of load between faults, so that the engine is seen to go on and not only to catch up
 _HOT_RATE, _HOT_S = 2_000, 5.0
 _FLAGGED = 0.9  # share of the lists made without Redis that must say so
 

@@ -55,7 +55,7 @@ def test_a_worker_that_stands_still_stops_nothing(arena: Arena, hands: LocalHand
 
 def test_a_redis_that_never_answers_stops_nothing(engine: Engine, arena: Arena, hands: LocalHands) -> None:
     before = engine.restarts
-    holds(redis_away(arena, hands.hang_redis, hands.resume_redis, away_s=10, name="redis-hangs"))
+    holds(redis_away(arena, hands.hang_redis, hands.resume_redis, away_s=6, name="redis-hangs"))
     assert engine.restarts == before
 
 
