@@ -10,6 +10,7 @@ import time
 from client.errors import InvalidArgument
 from local import processes
 from local.errors import LocalError
+from local.flink_cluster import NAME
 from local.jars import fetch, listed
 from local.java import find_java_home
 from local.stack import Stack
@@ -44,12 +45,12 @@ class LocalHands:
         self._stack.add_task_manager()
 
     def kill_task_manager(self) -> None:
-        """kill -9 of every TaskManager but the newest, which is the spare."""
-        _kill(self._stack.pids()["taskmanager"][:-1])
+        """kill -9 of the TaskManagers that work."""
+        _kill(self._busy())
 
     def kill_task_manager_in_a_checkpoint(self) -> None:
         """The same, at once after a checkpoint was asked for."""
-        rest = self._stack.flink.rest
+        busy, rest = self._busy(), self._stack.flink.rest
         (job_id,) = rest.jobs()
         rest.post(f"/jobs/{job_id}/checkpoints", {})
         begun = processes.wait_until(
@@ -57,7 +58,7 @@ class LocalHands:
         )
         if not begun:
             raise LocalError(f"Job {job_id} began no checkpoint within 5 s: see {rest.url}.")
-        self.kill_task_manager()
+        _kill(busy)
 
     def restart_broker(self) -> None:
         _kill(self._stack.pids()["kafka"])
@@ -85,6 +86,13 @@ class LocalHands:
 
     def resume_workers(self) -> None:
         _signal(self._workers(), signal.SIGCONT)
+
+    def _busy(self) -> list[int]:
+        names = self._stack.flink.rest.task_managers_in_use()
+        found = [pid for pid in self._stack.pids()["taskmanager"] if processes.mark(pid, NAME) in names]
+        if not found:
+            raise LocalError("No TaskManager of the local stack works on a job: run `riffle submit`.")
+        return found
 
     def _workers(self) -> list[int]:
         managers = set(self._stack.pids()["taskmanager"])

@@ -44,9 +44,11 @@ def holds(verdict: Verdict) -> None:
     assert verdict.account is None or verdict.account.merges > 0 < verdict.account.duplicate
 
 
-def test_five_killed_task_managers_lose_and_repeat_nothing(arena: Arena, hands: LocalHands) -> None:
+def test_five_killed_task_managers_lose_and_repeat_nothing(engine: Engine, arena: Arena, hands: LocalHands) -> None:
+    before = engine.restarts
     between, during = hands.kill_task_manager, hands.kill_task_manager_in_a_checkpoint
     holds(kills(arena, [between, during, between, during, between], hands.start_spare))
+    assert engine.restarts >= before + 5
 
 
 def test_a_worker_that_stands_still_stops_nothing(arena: Arena, hands: LocalHands) -> None:
