@@ -187,7 +187,7 @@ def _run(arena: Arena, trials: dict[Trial, Callable[[], Verdict]], wanted: list[
 
 
 def _report(verdicts: list[Verdict]) -> None:
-    table = Table("trial", "passed", "sent", "applied", "duplicate", "late", "rejected", "figures")
+    table = Table("trial", "passed", "sent", "applied", "duplicate", "late", "rejected")
     for verdict in verdicts:
         account = verdict.account
         counts = (
@@ -195,9 +195,10 @@ def _report(verdicts: list[Verdict]) -> None:
             if account is not None
             else ["–"] * 5
         )
-        figures = ", ".join(f"{name} {value}" for name, value in verdict.figures.items())
-        table.add_row(verdict.trial, "yes" if verdict.passed else "NO", *map(str, counts), figures)
+        table.add_row(verdict.trial, "yes" if verdict.passed else "NO", *map(str, counts))
     out.print(table)
     for verdict in verdicts:
+        figures = ", ".join(f"{name} {value}" for name, value in verdict.figures.items())
+        out.print(f"{verdict.trial}: {figures}", markup=False, highlight=False)
         for sentence in verdict.wrong:
             out.print(f"{verdict.trial}: {sentence}", markup=False, highlight=False)
