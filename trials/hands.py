@@ -49,15 +49,10 @@ class LocalHands:
         _kill(self._busy())
 
     def kill_task_manager_in_a_checkpoint(self) -> None:
-        """The same, at once after a checkpoint was asked for."""
+        """The same, at once after a checkpoint was asked for: it takes some 50 ms or more, and cannot complete."""
         busy, rest = self._busy(), self._stack.flink.rest
         (job_id,) = rest.jobs()
         rest.post(f"/jobs/{job_id}/checkpoints", {})
-        begun = processes.wait_until(
-            lambda: rest.get(f"/jobs/{job_id}/checkpoints")["counts"]["in_progress"] > 0, 5, every_s=0.005
-        )
-        if not begun:
-            raise LocalError(f"Job {job_id} began no checkpoint within 5 s: see {rest.url}.")
         _kill(busy)
 
     def restart_broker(self) -> None:
