@@ -12,7 +12,7 @@ import msgspec
 import typer
 from rich.table import Table
 
-from cli.connecting import connections, err, fail, out, plainly, redis_client
+from cli.connecting import connections, err, fail, out, plainly, redis_nodes
 from client.errors import InvalidArgument
 from demo.world import load as demo_world
 from local.errors import LocalError
@@ -102,7 +102,7 @@ def chaos(
         arena = Arena(
             where=where,
             items=[item.item_id for item in demo_world().items],
-            redis=redis_client,
+            redis=redis_nodes,
             seed=seed,
             rate=rate,
             say=lambda sentence: err.print(sentence, markup=False, highlight=False),

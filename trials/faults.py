@@ -18,6 +18,7 @@ from client.feed import RankedFeed
 from client.rebuild import rebuild
 from client.scan import Limits as ScanLimits
 from client.scan import Scanner
+from connect.redis import Nodes
 from schemas import topics
 from schemas.connections import Connections
 from schemas.ranking import decode_list
@@ -44,11 +45,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Arena(msgspec.Struct, frozen=True, kw_only=True):
-    """Where trials take place. `items` are ids to click on; `redis` makes a client with time limits, for the rebuild."""
+    """Where trials take place. `items` are ids to click on; `redis` makes the client that the rebuild writes with."""
 
     where: Connections
     items: Sequence[str]
-    redis: Callable[[Connections], Any]
+    redis: Callable[[Connections], Nodes]
     seed: int
     rate: float = 40.0
     limits: Limits = Limits()
@@ -117,8 +118,10 @@ def redis_away(arena: Arena, stop: Hand, start: Hand, away_s: float = 20.0, name
     if not made or flagged < _FLAGGED * made:
         verdict.wrong.append(f"of {made} lists made without Redis, {flagged} were flagged as degraded")
     verdict.figures["quiet_users_missing_before_rebuild"] = _missing(arena.where, quiet.traffic.people)
+    nodes = arena.redis(arena.where)
     with Scanner(arena.where, ScanLimits(records=2**62, seconds=600)) as scanner:
-        rebuild(scanner, arena.redis(arena.where), arena.where.redis_namespace, _now_ms())
+        rebuild(scanner, nodes, arena.where.redis_namespace, _now_ms())
+    nodes.close()
     if missing := _missing(arena.where, quiet.traffic.people):
         verdict.wrong.append(f"{missing} quiet users have no list after the rebuild")
     return _accounted(arena, load, verdict)

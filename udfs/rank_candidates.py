@@ -114,7 +114,7 @@ class RankCandidates(AsyncFunction):
         watch(metrics, "items_ready", lambda: int(self._replica.ready.is_set()))
         watch(metrics, "model_breaker_open", lambda: int(self._breaker.is_open))
         watch(metrics, "model_threads_hanging", lambda: self._runner.hanging)
-        watch(metrics, "redis_breaker_open", lambda: int(self._redis.is_down) if self._redis else 0)
+        watch(metrics, "redis_breaker_open", lambda: self._redis.nodes_down if self._redis else 0)
         watch(metrics, "redis_writes_owed", lambda: len(self._redis.owed) if self._redis else 0)
         watch(metrics, "redis_writes_repaid", lambda: self._redis.repaid if self._redis else 0)
         watch(metrics, "redis_writes_lost", lambda: self._redis.owed.lost if self._redis else 0)

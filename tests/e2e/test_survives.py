@@ -11,7 +11,7 @@ import time
 import msgspec
 import pytest
 
-from cli.connecting import redis_client
+from cli.connecting import redis_nodes
 from demo.world import load
 from local.stack import Stack
 from tests.e2e.engine import Engine, event, new_user, raw, wait_for
@@ -35,7 +35,7 @@ def hands(engine: Engine) -> LocalHands:
 def arena(engine: Engine) -> Arena:
     seed = int(os.environ.get("RIFFLE_TEST_SEED") or time.time_ns() % 2**31)
     print(f"seed {seed}: RIFFLE_TEST_SEED={seed} repeats this traffic")
-    return Arena(where=engine.where, items=ITEMS, redis=redis_client, seed=seed, limits=PATIENT)
+    return Arena(where=engine.where, items=ITEMS, redis=redis_nodes, seed=seed, limits=PATIENT)
 
 
 def holds(verdict: Verdict) -> None:

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli import chaos
+from cli.connecting import redis_nodes
 from cli.main import app
 from schemas.connections import Connections
 from trials.account import Account
@@ -64,7 +65,7 @@ def test_a_trial_that_has_not_passed_ends_with_code_1(monkeypatch: pytest.Monkey
 
 
 def test_every_trial_has_its_hands() -> None:
-    arena = Arena(where=Connections(), items=["i"], redis=lambda _: None, seed=1)
+    arena = Arena(where=Connections(), items=["i"], redis=redis_nodes, seed=1)
     everything = chaos.Hands([print], print, *[print] * 7)
     assert set(chaos._trials(arena, everything)) == set(chaos.Trial)
     assert set(chaos._trials(arena, chaos.Hands())) == {chaos.Trial.HOT_USER}  # needs nobody's help
