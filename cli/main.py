@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cli import cluster, dead_letters, doctor, feed, redis, send, shop, trace
+from cli import chaos, cluster, dead_letters, doctor, feed, load, redis, send, shop, trace
 
 app = typer.Typer(
     name="riffle",
@@ -21,6 +21,8 @@ app.command("feed")(feed.feed)
 app.command("explain")(feed.explain)
 app.command("trace")(trace.trace)
 app.command("doctor")(doctor.doctor)
+app.command("load")(load.load)
+app.command("chaos")(chaos.chaos)
 app.command("activate")(cluster.activate)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(redis.app, name="redis")

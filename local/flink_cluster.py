@@ -23,7 +23,7 @@ TASK_MANAGER = "taskmanager"
 CONFIG = Path(__file__).resolve().parents[1] / "flink-conf" / "config.yaml"
 
 # The name by which a TaskManager is known to Flink and to the log folder.
-_NAME = "RIFFLE_FLINK_NAME"
+NAME = "RIFFLE_FLINK_NAME"
 _START_LIMIT_S = 90
 
 
@@ -126,7 +126,7 @@ class FlinkCluster:
         command = [str(distribution() / "bin" / script), "start-foreground"]
         if role == TASK_MANAGER:
             command += ["-D", f"taskmanager.resource-id={name}"]
-        environment = {**self.environment(java_home), _NAME: name}
+        environment = {**self.environment(java_home), NAME: name}
         return processes.start(f"Flink's {name}", role, command, run_dir=self.run_dir, log=log, env=environment)
 
     def _own_settings(self) -> dict[str, str]:

@@ -71,7 +71,7 @@ def daemons(run_dir: Path, role: str) -> list[int]:
         for pid in _pids()
         if (marks := _environment(pid)).get(OWNER) == str(run_dir) and marks.get(ROLE) == role and _leads_session(pid)
     ]
-    return sorted(found)
+    return sorted(found, key=_started)
 
 
 def mark(pid: int, name: str) -> str:
@@ -173,6 +173,14 @@ def _environment(pid: int) -> dict[str, str]:
         return {}
     pairs = (entry.partition("=") for entry in os.fsdecode(raw).split("\0"))
     return {name: value for name, _, value in pairs}
+
+
+def _started(pid: int) -> int:
+    """When, in ticks since boot: pids begin anew at some time, so that the youngest process may have the lowest."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0
 
 
 def _none(pids: Callable[[], list[int]]) -> bool:

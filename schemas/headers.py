@@ -6,6 +6,9 @@ from __future__ import annotations
 REASON = "riffle-reason"
 DETAIL = "riffle-detail"
 TOPIC = "riffle-topic"
+# Instead of a value that is too large to be kept: its bytes and their SHA-256, in hex.
+LENGTH = "riffle-length"
+SHA256 = "riffle-sha256"
 
 # Where and when a record was first appended. Also on records put back on `events` (repaired, rerouted or forwarded), so
 # that lateness is still judged by the original time and the sender's own (partition, offset) stays the freshness token.

@@ -14,6 +14,7 @@ from msgspec import Meta
 from schemas.event import Context, EventId, Id, Name, TimestampMs
 
 MAX_CANDIDATES = 1_000
+MAX_REQUEST_BYTES = 960 * 1024  # the most that candidates can fill, every letter escaped; and the topic takes it back
 REMEMBERED_CANDIDATES = 100
 DEFAULT_SURFACE = "home"
 

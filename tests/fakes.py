@@ -140,6 +140,10 @@ class FakeMetricGroup:
     def __init__(self) -> None:
         self.counters: dict[str, FakeCounter] = {}
         self.gauges: dict[str, Any] = {}
+        self.groups: dict[tuple[str, str], FakeMetricGroup] = {}
+
+    def add_group(self, name: str, extra: str) -> FakeMetricGroup:
+        return self.groups.setdefault((name, extra), FakeMetricGroup())
 
     def counter(self, name: str) -> FakeCounter:
         return self.counters.setdefault(name, FakeCounter())
@@ -180,6 +184,9 @@ class FakeClock:
 
     def time(self) -> float:
         return self.now
+
+    def perf_counter_ns(self) -> int:
+        return int(self.now * 1e9)
 
 
 def wait_until(condition: Callable[[], bool], limit_s: float = 5.0) -> None:

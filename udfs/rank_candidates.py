@@ -42,7 +42,7 @@ from udfs.breaker import Breaker
 from udfs.logic.sessions import Position, apply_event, freshness
 from udfs.logic.slate import Slate, explain, hidden, rank
 from udfs.logic.when_to_rank import DEFAULT_POLICY
-from udfs.outputs import Totals, to_row, watch
+from udfs.outputs import StageTimes, Totals, to_row, watch
 from udfs.redis_writer import RedisWriter
 from udfs.replica import ItemsReplica
 from udfs.runner import Busy, NoThreadLeft, Runner, TimedOut
@@ -62,6 +62,9 @@ COUNTERS = (
     "fallback_model_hangs",
     "fallback_model_error",
 )
+# Of a list: from the append of the record that asked for it until it was made; ranking it; writing it to Redis.
+TIMED = ("event_to_list", "rank", "redis")
+SUMMED = ("candidates", "encode", "score", "select")  # inside `rank`: stage_ms of the receipt
 _SURFACES_CAP = 256
 _WARM_UP_ROUNDS = 10
 _WARM_UP_AGO_MS = 2 * 3_600_000
@@ -93,6 +96,7 @@ class RankCandidates(AsyncFunction):
         self._connections.require_secrets()
         metrics = runtime_context.get_metrics_group()
         self._counters = Totals(metrics, COUNTERS)
+        self._times = StageTimes(metrics, SUMMED, TIMED)
         self._replica = ItemsReplica(self._connections)
         self._bundles = BundleStore(self._settings.bundles, self._settings.cache_mb, self._replica.groups_of)
         self._replica.start()
@@ -108,6 +112,9 @@ class RankCandidates(AsyncFunction):
         watch(metrics, "scores_not_finite", lambda: self._bundles.current.non_finite)
         watch(metrics, "items_rejected", lambda: self._replica.rejected)
         watch(metrics, "items_ready", lambda: int(self._replica.ready.is_set()))
+        watch(metrics, "model_breaker_open", lambda: int(self._breaker.is_open))
+        watch(metrics, "model_threads_hanging", lambda: self._runner.hanging)
+        watch(metrics, "redis_breaker_open", lambda: self._redis.nodes_down if self._redis else 0)
         watch(metrics, "redis_writes_owed", lambda: len(self._redis.owed) if self._redis else 0)
         watch(metrics, "redis_writes_repaid", lambda: self._redis.repaid if self._redis else 0)
         watch(metrics, "redis_writes_lost", lambda: self._redis.owed.lost if self._redis else 0)
@@ -166,7 +173,9 @@ class RankCandidates(AsyncFunction):
             return [_response(lists[0])]
         vector = bundle.session_vector(state, task.now_ms)
         features, bodies = encode_json(_features(task, state, vector)), [encode_json(one) for one in lists]
+        written = time.perf_counter()
         reached = await self._write(task, features, lists, bodies)
+        self._times.took("redis", (time.perf_counter() - written) * 1000)
         await self._refresh_popular([one.surface for one in lists], bundle)
         if not reached:
             self._counters.add("redis_failures")
@@ -203,6 +212,10 @@ class RankCandidates(AsyncFunction):
         slate, fallback = await self._slate(task, state, bundle, surface, k, requested)
         slate.stage_ms["total"] = round((time.perf_counter() - started) * 1000, 3)
         self._counters.add("lists")
+        self._times.took("rank", slate.stage_ms["total"])
+        self._times.took("event_to_list", max(0.0, time.time() * 1000 - task.append_ms))
+        for stage in SUMMED:
+            self._times.took(stage, slate.stage_ms.get(stage, 0.0))
         if fallback is None:
             if request is None or not request.explain:  # its items carry explanations
                 self._remember(task.key, surface, slate.items)

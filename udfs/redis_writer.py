@@ -81,6 +81,11 @@ class RedisWriter:
         """Whether the node that serves the key is left alone for now."""
         return self._breaker(self._nodes.node_of(key)).is_open
 
+    @property
+    def nodes_down(self) -> int:
+        """How many nodes are left alone for now."""
+        return sum(breaker.is_open for breaker in self._breakers.values())
+
     async def write(self, keys: list[str], args: list[str | int | bytes]) -> bool:
         if self.is_down(keys[0]):
             self.failures += 1

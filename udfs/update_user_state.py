@@ -49,8 +49,10 @@ class UpdateUserState(KeyedBroadcastProcessFunction):
         record = Record(*value)
         blob = self._state.value()
         key = ctx.get_current_key()
-        now_ms = int(time.time() * 1000)
+        now_ms, begun = int(time.time() * 1000), time.perf_counter_ns()
         outcome = handle(decode(blob) if blob else None, key, record, now_ms, self._current_stamp(ctx), self._rules)
+        self._counters.add("records", 1)
+        self._counters.add("records_us", (time.perf_counter_ns() - begun) // 1000)
         yield from self._emit(outcome, ctx)
 
     def on_timer(self, timestamp: int, ctx: Any) -> Iterator[Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -62,14 +60,26 @@ class Engine:
         with RankRequester(self.where) as requester:
             yield requester
 
-    def kill_task_manager(self) -> None:
-        """kill -9 of the TaskManager, and of the Python workers that it leaves behind."""
-        for pid in self.stack.pids()["taskmanager"]:
-            os.kill(pid, signal.SIGKILL)
+    def cancel(self) -> str:
+        """Cancel the job; the checkpoint that it leaves."""
+        rest = self.stack.flink.rest
+        found = wait_for(
+            lambda: rest.get(f"/jobs/{self.job_id}/checkpoints")["latest"]["completed"], 60, "a completed checkpoint"
+        )
+        self.stack.cancel(self.job_id)
+        newest = rest.get(f"/jobs/{self.job_id}/checkpoints")["latest"]["completed"] or found
+        return str(newest["external_path"])
 
-    def kill_redis(self) -> None:
-        for pid in self.stack.pids()["redis"]:
-            os.kill(pid, signal.SIGKILL)
+    def savepoint(self) -> str:
+        """Take a savepoint of the running job; where it is."""
+        rest = self.stack.flink.rest
+        trigger = rest.post(f"/jobs/{self.job_id}/savepoints", {})["request-id"]
+
+        def place() -> str | None:
+            answer = rest.get(f"/jobs/{self.job_id}/savepoints/{trigger}")
+            return answer["operation"]["location"] if answer["status"]["id"] == "COMPLETED" else None
+
+        return wait_for(place, 60, "a savepoint")
 
     @property
     def restarts(self) -> int:
@@ -125,15 +135,29 @@ def wait_for(found: Callable[[], T | None], limit_s: float, what: str) -> T:
         time.sleep(0.05)
 
 
-def produce(where: Connections, topic: str, records: list[tuple[bytes | None, bytes | None]]) -> list[tuple[int, int]]:
-    """Raw records; where each was stored."""
-    producer = KafkaProducer(**where.kafka_python(), acks="all", linger_ms=0)
+def produce(
+    where: Connections,
+    topic: str,
+    records: list[tuple[bytes | None, bytes | None]],
+    headers: dict[str, bytes] | None = None,
+) -> list[tuple[int, int]]:
+    """Raw records, compressed, so that one may hold more than its topic's limit; where each was stored."""
+    producer = KafkaProducer(
+        **where.kafka_python(), acks="all", linger_ms=0, compression_type="gzip", max_request_size=2**25
+    )
     try:
-        sent = [producer.send(where.topic(topic), key=key, value=value) for key, value in records]
+        sent = [
+            producer.send(where.topic(topic), key=key, value=value, headers=list((headers or {}).items()))
+            for key, value in records
+        ]
         producer.flush(timeout=10)
         return [(one.get().partition, one.get().offset) for one in sent]
     finally:
         producer.close(timeout=10)
+
+
+def new_user(name: str) -> str:
+    return f"{name}-{uuid.uuid4().hex[:8]}"
 
 
 def event(user: str | None, event_type: str = "click", item_id: str | None = None, **more: Any) -> dict[str, Any]:

@@ -7,38 +7,19 @@ import uuid
 from typing import Any
 
 import msgspec
-import pytest
 
 from cli.cluster import publish
 from client.requests import RankRequester
 from demo.world import load
 from models.bundle import latest, read_manifest
 from models.store import SHIPPED
-from schemas import headers, topics
+from schemas import topics
 from schemas.control import ActivateBundle
 from schemas.interaction import decode_interaction
 from schemas.ranking import RankedList, decode_list
-from tests.e2e.engine import Engine, Reader, event, produce, raw, wait_for
+from tests.e2e.engine import Engine, Reader, event, new_user, produce, raw, wait_for
 
 ITEMS = [item.item_id for item in load().items]
-GARBAGE = {
-    "not_json": b"{broken",
-    "not_utf8": b'{"event_id":"\xff\xfe"}',
-    "empty": b"",
-    "not_an_object": b"[1, 2]",
-    "missing_field": raw({"event_type": "click", "schema_version": 2}),
-    "unknown_field": raw(event("x", item_id="i", colour="red")),
-    "wrong_type": raw(event("x", item_id="i", ts_ms="yesterday")),
-    "out_of_range": raw(event("x", item_id="i", ts_ms=-5)),
-    "unknown_type": raw(event("x", "teleport", "i")),
-    "unknown_version": raw(event("x", item_id="i", schema_version=7)),
-    "too_deep": b'{"a":' * 6_000,
-    "too_large": raw(event("x", item_id="i", props={"surface": "h" * 70_000})),
-}
-
-
-def new_user(name: str) -> str:
-    return f"{name}-{uuid.uuid4().hex[:8]}"
 
 
 def test_a_click_becomes_a_list_in_redis_and_on_kafka(engine: Engine) -> None:
@@ -62,39 +43,6 @@ def test_a_click_becomes_a_list_in_redis_and_on_kafka(engine: Engine) -> None:
     assert [item.item_id for item in on_kafka.items[:20]] == answer.items
     interaction = decode_interaction(found[topics.INTERACTIONS][0].value)
     assert (interaction.event_no, interaction.event.event_id) == (1, token.event_id)
-
-
-def test_bad_input_is_kept_with_its_reason_and_good_events_are_served(engine: Engine) -> None:
-    user = new_user("careful")
-    with Reader(engine.where, topics.EVENTS_DLQ) as reader, engine.events() as events, engine.feed() as feed:
-        key = f"u:{user}".encode()
-        good: list[str] = []
-        for value in GARBAGE.values():
-            produce(engine.where, topics.EVENTS, [(key, value)])
-            good.append(events.send(raw(event(user, item_id=ITEMS[3]))).event_id)
-        answer = feed.get(user, at_least=good[-1], wait_ms=10_000)
-        letters = reader.until(lambda records: len(records[topics.EVENTS_DLQ]) >= len(GARBAGE), limit_s=30)
-    assert answer.met
-    assert answer.receipt is not None
-    assert answer.receipt.freshness.event_no == len(good)
-    by_reason = {
-        dict(letter.headers)[headers.REASON].decode(): (letter.value, letter.key)
-        for letter in letters[topics.EVENTS_DLQ]
-    }
-    assert by_reason == {reason: (value, key) for reason, value in GARBAGE.items()}
-    assert engine.restarts == 0
-
-
-@pytest.mark.parametrize("key", [None, b"", b"alice", b"u:somebody-else", b"\xff\xfe", b"s:"])
-def test_a_record_under_a_wrong_key_is_served_all_the_same(engine: Engine, key: bytes | None) -> None:
-    user = new_user("lost")
-    body = event(user, item_id=ITEMS[11])
-    with engine.feed() as feed:
-        stored = produce(engine.where, topics.EVENTS, [(key, raw(body))])[0]
-        answer = feed.get(user, at_least=stored, wait_ms=10_000)
-    assert answer.met
-    assert answer.receipt is not None
-    assert answer.receipt.freshness.last_event_id == body["event_id"]
 
 
 def test_who_waits_for_a_rejected_or_repeated_event_is_told_at_once(engine: Engine) -> None:

@@ -61,7 +61,7 @@ class FakeRedis:
         self.writes: list[tuple[list[str], list[Any]]] = []
         self.popular: list[str] = []
         self.owed, self.repaid = Owed(), 0
-        self.down = False
+        self.down, self.nodes_down = False, 0
         self.before_write: Callable[[], Awaitable[None]] | None = None
 
     async def write(self, keys: list[str], args: list[Any]) -> bool:

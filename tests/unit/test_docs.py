@@ -18,7 +18,8 @@ from schemas.event import EVENT_TYPES, Reason
 from schemas.user_state import ACTIONS
 from udfs.logic import records, sessions
 from udfs.logic.when_to_rank import DEFAULT_POLICY
-from udfs.outputs import EXACTLY_ONCE_TOPICS
+from udfs.outputs import BUCKETS_MS, EXACTLY_ONCE_TOPICS
+from udfs.rank_candidates import SUMMED, TIMED
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 }
-CONTRACTS, OPERATIONS = PAGES["docs/contracts.md"], PAGES["docs/operations.md"]
+CONTRACTS, METRICS = PAGES["docs/contracts.md"], PAGES["docs/metrics.md"]
 DAY_MS = 86_400_000
 
 # Counters whose names are put together at run time: the expression in the code -> the names in the docs.
@@ -131,7 +132,7 @@ def test_the_fallbacks_are_the_code() -> None:
     assert {code for code in codes(lists) if code.startswith("model_")} == reasons
 
 
-# ── operations ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── metrics ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def counted() -> Iterator[str]:
@@ -160,7 +161,7 @@ def test_every_counter_is_explained() -> None:
     documented = [
         name.strip("`")
         for part in ("update-user-state", "rank-candidates")
-        for row in rows(section(OPERATIONS, part))
+        for row in rows(section(METRICS, part))
         for name in row[0].split(", ")
     ]
     assert len(documented) == len(set(documented))
@@ -168,6 +169,13 @@ def test_every_counter_is_explained() -> None:
     for name in counted():
         in_code |= FAMILIES[name] if "{" in name else {name}
     assert set(documented) == in_code
+
+
+def test_every_stage_that_is_timed_is_explained() -> None:
+    found = {name: row[2] for row in rows(section(METRICS, "Stages")) for name in codes(row[0])}
+    assert found == {**dict.fromkeys(TIMED, "buckets, sum"), **dict.fromkeys(SUMMED, "sum")}
+    bounds = f"({', '.join(map(str, BUCKETS_MS))}, and `+Inf` for all)"
+    assert bounds in unwrapped(section(METRICS, "Stages"))
 
 
 # ── links, commands, dependencies ────────────────────────────────────────────────────────────────────────────────────

@@ -1,6 +1,6 @@
 """The one-way layer rule of docs: which folder may import which, and where the heavy packages may appear.
 
-connect ─ schemas ─ udfs/logic ─ models ─ udfs ─ client ─ jobs ─ local ─ demo ─ cli        each uses only those named for it
+connect ─ schemas ─ udfs/logic ─ models ─ udfs ─ client ─ jobs ─ local ─ trials ─ demo ─ cli     each uses only those named for it
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "client": {"connect", "schemas"},
     "jobs": {"schemas", "udfs/logic", "models", "udfs"},
     "local": {"schemas"},
+    "trials": {"connect", "schemas", "client", "local"},
     "demo": {"schemas", "client"},
-    "cli": {"connect", "schemas", "udfs/logic", "models", "udfs", "client", "jobs", "local", "demo"},
+    "cli": {"connect", "schemas", "udfs/logic", "models", "udfs", "client", "jobs", "local", "trials", "demo"},
 }
 # What a worker imports to serve a bundle: it must run where torch is not installed.
 SERVING = {

@@ -78,3 +78,11 @@ def test_a_taken_port_is_named_with_its_purpose() -> None:
 
 def test_free_ports_are_distinct() -> None:
     assert len(set(processes.free_ports(20))) == 20
+
+
+def test_daemons_are_told_by_age_and_not_by_pid(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contract: pids begin anew at some time."""
+    older, younger = start(run_dir, SLEEP).pid, start(run_dir, SLEEP).pid
+    monkeypatch.setattr(processes, "_pids", lambda: [younger, older])
+    monkeypatch.setattr(processes, "_started", {older: 7, younger: 8}.__getitem__)
+    assert processes.daemons(run_dir, "sleeper") == [older, younger]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -193,6 +194,31 @@ def test_a_rejected_event_goes_to_the_dead_letters_as_it_came() -> None:
         headers.APPEND_MS: str(NOW).encode(),
     }
     assert counts(outcome) == {"events_rejected": 1, "rejected_not_utf8": 1}
+
+
+def test_of_a_value_too_large_to_keep_length_and_hash_are_kept() -> None:
+    """Contract: a compressed record may hold more than any topic takes back uncompressed; it must not stop the job."""
+    value = b"x" * 3_000_000
+    (dead,) = on_topic(User().send(record(value, "u:alice", offset=17)), topics.EVENTS_DLQ)
+    assert dead.value is None
+    assert (dead.headers[headers.REASON], dead.headers[headers.OFFSET]) == (b"too_large", b"17")
+    assert dead.headers[headers.LENGTH] == b"3000000"
+    assert dead.headers[headers.SHA256] == hashlib.sha256(value).hexdigest().encode()
+
+
+@pytest.mark.parametrize("topic", [topics.RANK_REQUESTS, topics.IDENTITY])
+def test_a_large_record_that_fits_is_kept_whole(topic: str) -> None:
+    value = b"[" + b" " * 1_900_000
+    (dead,) = on_topic(User().send(record(value, "u:alice", topic)), topics.EVENTS_DLQ)
+    assert dead.value == value and headers.LENGTH not in dead.headers
+
+
+def test_a_valid_request_beyond_the_limit_is_dead_and_not_put_back() -> None:
+    """Contract: it could not be put back under its own key; the topic would refuse it, and the job would stand still."""
+    value = json.dumps({"request_id": "r1", "session_id": "s1", "ts_ms": 1, "schema_version": 2}).encode()
+    outcome = User().send(record(value + b" " * 1_000_000, "u:alice", topics.RANK_REQUESTS))
+    (dead,) = outcome.outputs
+    assert (dead.topic, dead.headers[headers.REASON]) == (topics.EVENTS_DLQ, b"too_large")
 
 
 def test_a_rejection_under_a_users_key_is_told_to_who_waits_for_it() -> None:
@@ -440,6 +466,14 @@ def test_after_a_release_events_stay_with_the_anonymous_key() -> None:
     assert len(interactions(anonymous.event(user_id=None))) == 1
 
 
+def _with_a_slot_that_is_not_there() -> bytes:
+    state = UserState()
+    state.session_slots.append(9)
+    state.session_actions.append(1)
+    state.session_ts.append(0)
+    return encode(state)
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -450,6 +484,7 @@ def test_after_a_release_events_stay_with_the_anonymous_key() -> None:
         encode_identity(Claim("s:other", "u:alice", NOW)),
         encode_identity(Merge("u:alice", "s:s1", 0, b"\x07 from a later release")),
         encode_identity(Merge("u:alice", "s:s1", 0, b"")),
+        encode_identity(Merge("u:alice", "s:s1", 0, _with_a_slot_that_is_not_there())),
     ],
 )
 def test_a_wrong_identity_record_is_dead_and_changes_nothing(value: bytes | None) -> None:
@@ -460,6 +495,17 @@ def test_a_wrong_identity_record_is_dead_and_changes_nothing(value: bytes | None
     (dead,) = outcome.outputs
     assert (dead.topic, dead.value, dead.headers[headers.TOPIC]) == (topics.EVENTS_DLQ, value, b"identity")
     assert user.blob == before
+
+
+def test_a_duplicate_of_what_was_applied_before_the_login_is_not_forwarded() -> None:
+    """Contract: the user's key learns these event ids only with the merge; a duplicate must not get there before it."""
+    session = User("s:s1")
+    session.event(event_id="e1", user_id=None)
+    session.identity(Claim("s:s1", "u:alice", NOW))
+    outcome = session.event(event_id="e1", user_id=None)
+    assert on_topic(outcome, topics.EVENTS) == []
+    assert counts(outcome) == {"events_duplicate": 1}
+    assert on_topic(session.event(event_id="e2", user_id=None), topics.EVENTS) != []
 
 
 # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────

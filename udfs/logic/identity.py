@@ -63,6 +63,7 @@ def merge(state: UserState, record: Merge, settings: SessionSettings) -> bool:
     """
     try:
         other = decode(record.state)
+        _actions(other), dict(other.counted())  # what names an id that is not there would stop the merge half way
     except (IndexError, struct.error, msgspec.DecodeError) as error:
         raise ValueError(f"user state is damaged: {error}") from error
     handle(state, None)

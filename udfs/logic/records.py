@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple
 
 import msgspec
@@ -18,7 +19,15 @@ from schemas.event import EventId, Login, Logout, Reason, Rejected, detail_of, p
 from schemas.identity import Claim, Merge, Release, decode_identity, encode_identity
 from schemas.interaction import Interaction, encode_interaction
 from schemas.keys import PARTITION_PREFIX, USER_PREFIX, id_hash, is_anonymous, user_key
-from schemas.ranking import REMEMBERED_CANDIDATES, RankRequest, RankResponse, RankTask, decode_request, encode_json
+from schemas.ranking import (
+    MAX_REQUEST_BYTES,
+    REMEMBERED_CANDIDATES,
+    RankRequest,
+    RankResponse,
+    RankTask,
+    decode_request,
+    encode_json,
+)
 from schemas.record import Record, TopicRecord
 from schemas.user_state import UserState, encode
 from udfs.logic import identity
@@ -40,6 +49,8 @@ UNROUTABLE = "unroutable"
 REPLAY, REROUTE, ALIAS = "replay", "reroute", "alias"  # values of headers.VIA; any other is not ours
 _HOUR_MS = 3_600_000
 _DEAD_KEY_CHARS = 1_000
+# What fits on the dead letters with key and headers. A compressed record can hold more: its topic's limit counts what travels.
+_KEPT_BYTES = next(spec.max_message_bytes for spec in topics.TOPICS if spec.name == topics.EVENTS_DLQ) - 64 * 1024
 
 
 class Stamp(NamedTuple):
@@ -136,7 +147,7 @@ class _User:
             return
         state, at = self.state, _position(record)
         alias = identity.alias_of(state, self.now_ms) if is_anonymous(self.key) else None
-        if alias is not None:
+        if alias is not None and id_hash(event.event_id) not in state.hashes:  # else applied here before the claim
             self._put_back(record, alias, ALIAS)
             count_record(state, at)
             not_applied(state, MOVED, at, id_hash(event.event_id))
@@ -181,6 +192,10 @@ class _User:
         self._rank(surfaces, event.event_type)
 
     def request(self, record: Record) -> None:
+        if len(record.value or b"") > MAX_REQUEST_BYTES:
+            size = f"the request has {len(record.value or b'')} bytes; the limit is {MAX_REQUEST_BYTES}"
+            self._reject(record, Rejected(Reason.TOO_LARGE, size))
+            return
         try:
             request = decode_request(record.value or b"")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -357,7 +372,7 @@ def _is_ours(via: str | None) -> bool:
 
 
 def _with_origin(topic: str, record: Record, found: dict[str, bytes]) -> TopicRecord:
-    """The original bytes, with where they stood in the headers."""
+    """The original bytes, with where they stood in the headers; of a value that cannot be kept, its length and hash."""
     at = _position(record)
     origin = {
         headers.TOPIC: record.topic.encode(),
@@ -365,10 +380,13 @@ def _with_origin(topic: str, record: Record, found: dict[str, bytes]) -> TopicRe
         headers.OFFSET: str(at.offset).encode(),
         headers.APPEND_MS: str(at.append_ms).encode(),
     }
+    value = record.value
+    if value is not None and len(value) > _KEPT_BYTES:
+        origin[headers.LENGTH] = str(len(value)).encode()
+        origin[headers.SHA256] = hashlib.sha256(value).hexdigest().encode()
+        value = None
     # A key is bytes that may not be text: what stands for them takes three times the room, which a record may not have.
-    return TopicRecord(
-        topic, (record.key or "")[:_DEAD_KEY_CHARS].encode(errors="replace"), record.value, found | origin
-    )
+    return TopicRecord(topic, (record.key or "")[:_DEAD_KEY_CHARS].encode(errors="replace"), value, found | origin)
 
 
 class _Asked(msgspec.Struct):
