@@ -30,7 +30,7 @@ from schemas.event import Event
 from schemas.keys import USER_PREFIX, user_key
 
 WAIT_MS = 100  # how long the shop waits for a list that has seen the shopper's last act
-_KNOWN_SHOPPERS = 200
+_KNOWN_SHOPPERS = 120
 _VISITS_BEFORE = 4
 _CATCH_UP_LIMIT_S = 45
 _NOT_YET = frozenset({STALE, NO_LIST, REDIS_TIMEOUT, REDIS_UNAVAILABLE})

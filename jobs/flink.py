@@ -1,4 +1,4 @@
-"""The only file that touches PyFlink's internals: keying on the JVM, mixing execution modes, shaping operators.
+"""The only file of `jobs/` that touches PyFlink's internals: keying on the JVM, mixing execution modes, shaping operators.
 
 PyFlink's `key_by` is a Python map, which costs a hop and fights the keyed operator for the GIL; its AsyncFunction exists
 only in process mode, while keyed state is fast only in thread mode. tests/integration/test_personalise.py fails when an

@@ -43,6 +43,7 @@ from udfs.logic.sessions import Position, apply_event, freshness
 from udfs.logic.slate import Slate, explain, hidden, rank
 from udfs.logic.when_to_rank import DEFAULT_POLICY
 from udfs.outputs import StageTimes, Totals, to_row, watch
+from udfs.pace import pace_gauges
 from udfs.redis_writer import RedisWriter
 from udfs.replica import ItemsReplica
 from udfs.runner import Busy, NoThreadLeft, Runner, TimedOut
@@ -118,6 +119,7 @@ class RankCandidates(AsyncFunction):
         watch(metrics, "redis_writes_owed", lambda: len(self._redis.owed) if self._redis else 0)
         watch(metrics, "redis_writes_repaid", lambda: self._redis.repaid if self._redis else 0)
         watch(metrics, "redis_writes_lost", lambda: self._redis.owed.lost if self._redis else 0)
+        pace_gauges(metrics)
         # Before the first task: what it would wait for longest is paid here, and counts against no time limit.
         if not self._replica.ready.wait(self._settings.items_wait_s):
             log.warning("the items topic is not read yet: lists may hold what is out of stock until it is")
