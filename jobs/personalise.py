@@ -81,9 +81,9 @@ def build(records: KeyedStream, control: DataStream, connections: Connections, s
         .uid(UPDATE_USER_STATE)
     )
     rank = RankCandidates(connections, settings.ranking)
-    # Each on a thread of its own: state goes on while lists are ranked, and both while a checkpoint flushes the sinks.
+    # Threads of their own: state goes on while lists are ranked, and while a checkpoint flushes the sinks of exact records.
     ranked = rank_async(states, rank, settings.in_flight, OUTPUT_TYPE).name(RANK_CANDIDATES).uid(RANK_CANDIDATES)
-    ranked = ranked.disable_chaining()
+    ranked = ranked.start_new_chain()
     return Outputs(ranked, side_output(states, RECORDS), side_output(states, EXACT))
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -98,6 +99,11 @@ class Stack:
         self.redis = RedisServer(self.run_dir, self.ports.redis)
         self.flink = FlinkCluster(self.run_dir, self.ports.flink, self.ports.flink_rpc, flink_environment)
 
+    @cached_property
+    def java_home(self) -> Path:
+        """Found once: to ask a Java for its version takes as long as to start it."""
+        return find_java_home()
+
     # --- life ----------------------------------------------------------------------------------------------------------
 
     def start(self, beside: Sequence[Callable[[], None]] = ()) -> StackState:
@@ -172,7 +178,7 @@ class Stack:
 
     @property
     def jobs(self) -> FlinkJobs:
-        environment = processes.marked(self.flink.environment(find_java_home()), self.run_dir, "flink-run")
+        environment = processes.marked(self.flink.environment(self.java_home), self.run_dir, "flink-run")
         return FlinkJobs(self.flink.rest, environment, self.flink.logs)
 
     def submit(
@@ -195,7 +201,7 @@ class Stack:
 
     def add_task_manager(self) -> int:
         """One more TaskManager; its pid."""
-        pid = self.flink.add_task_manager(find_java_home())
+        pid = self.flink.add_task_manager(self.java_home)
         self._write_state()
         return pid
 
@@ -218,7 +224,7 @@ class Stack:
 
     def _missing(self) -> list[Callable[[], None]]:
         """How to start what is not up, after checking that nothing is in its way."""
-        java_home = find_java_home()
+        java_home = self.java_home
         self._require_disk()
         connectors = jars.fetch(jars.listed("flink"), say=self.say)
         broker_jars = jars.fetch(jars.listed("broker"), say=self.say)
