@@ -167,7 +167,7 @@ def job(guarded: Guarded) -> Engine:
     return engine
 
 
-def click(guarded: Guarded, user: str, limit_s: float = 60.0) -> Any:
+def click(guarded: Guarded, user: str, limit_s: float = 120.0) -> Any:
     """What the reader gets after the sender's click."""
     with (
         Events(guarded.where(access.SENDER)) as events,
@@ -199,7 +199,7 @@ def test_the_job_recovers_under_the_same_rights(guarded: Guarded, job: Engine) -
     """Contract: what a restart asks of Kafka, to abort transactions for one, is granted too."""
     job.kill_task_manager()
     job.stack.add_task_manager()
-    wait_for(lambda: job.stack.job_status(job.job_id).running, 90, "the job runs again")
+    wait_for(lambda: job.stack.job_status(job.job_id).running, 180, "the job runs again")
     with Reader(guarded.where(access.TOOLS), topics.INTERACTIONS) as reader:
         assert click(guarded, "carol").met
         reader.until(lambda records: bool(records[topics.INTERACTIONS]), limit_s=60)
