@@ -17,7 +17,7 @@ from pyflink.table import StreamTableEnvironment
 
 from jobs.flink import keyed_on_jvm, use_thread_mode
 from jobs.personalise import MAX_PARALLELISM, Settings, build
-from jobs.streams import INPUT_TYPE
+from jobs.streams import INPUT_TYPE, OUTPUT_TYPE
 from schemas.connections import Connections
 from udfs.rank_candidates import RankSettings
 
@@ -80,7 +80,9 @@ def main(bundles: str) -> None:
     nowhere = Connections(brokers="127.0.0.1:1", redis_url="redis://127.0.0.1:1/0")
     settings = Settings(RankSettings(bundles), state_epoch=1, bundle=None)
     outputs = build(keyed_on_jvm(tables, query, INPUT_TYPE), control, nowhere, settings)
-    everything = outputs.ranked.union(outputs.records, outputs.exact)
+    # Side outputs are made known to their operator by walking back from what the environment has registered: collecting alone
+    # registers nothing in time, a map does.
+    everything = outputs.ranked.union(outputs.records, outputs.exact).map(lambda row: row, output_type=OUTPUT_TYPE)
     result = {"plan": json.loads(env.get_execution_plan())}
     with everything.execute_and_collect() as collected:
         result["records"] = [[row[0], bytes(row[1]).decode(), bytes(row[2]).decode()] for row in collected]
