@@ -146,9 +146,10 @@ class FlinkCluster:
             # Also the age up to which the REST API answers from its cache: 3 s by default, too old to wait by.
             "web.refresh-interval": "500 ms",
             # The console gets errors only: all of the log is in a file that is rolled over, and the console's is not.
-            # And a JobManager of a few jobs has nothing to gain from the optimising compiler.
+            # The optimising compiler is left out: on two cores it takes a quarter of one for minutes, which is as long as a
+            # local cluster lives. A TaskManager of your own wants it.
             "env.java.opts.jobmanager": "-Dconsole.log.level=ERROR -XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-            "env.java.opts.taskmanager": "-Dconsole.log.level=ERROR",
+            "env.java.opts.taskmanager": "-Dconsole.log.level=ERROR -XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
             "io.tmp.dirs": str(self.folder / "tmp"),
             "python.executable": sys.executable,
             "python.client.executable": sys.executable,
