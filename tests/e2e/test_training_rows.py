@@ -3,7 +3,9 @@ same reason as test_survives.py."""
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import threading
 import time
 import uuid
@@ -14,7 +16,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from cli.training import TopicRows, submit_training_log
-from cli.training_parity import check
+from cli.training_parity import check, check_sessions
 from client.training_files import TrainingFiles, export
 from demo.world import load
 from schemas import topics
@@ -88,7 +90,8 @@ def test_rows_are_the_oracles_after_a_kill(engine: Engine, tmp_path: Path) -> No
     with Reader(engine.where, *names) as reader:
         with Shoppers(engine).running() as shoppers:
             wait_for(lambda: shoppers.sent > 150, 60, "shoppers")
-            engine.kill_task_manager()
+            for pid in engine.stack.pids()["taskmanager"]:
+                os.kill(pid, signal.SIGKILL)
             engine.stack.add_task_manager()
             engine.stack.add_task_manager()
             wait_for(lambda: engine.stack.job_status(job_id).running, 60, "the training log runs again")
@@ -125,6 +128,8 @@ def test_rows_are_the_oracles_after_a_kill(engine: Engine, tmp_path: Path) -> No
     report = check(engine.where, begun_ms, stopped_ms, RULES, 60)
     assert (report.share, report.missing, report.unexpected) == (1.0, [], [])
     assert report.rows > 100
+    sessions = check_sessions(engine.where, begun_ms, int(time.time() * 1000), 60)
+    assert (sessions.share, sessions.rows >= USERS) == (1.0, True), sessions
     engine.stack.cancel(job_id)
 
 

@@ -1,36 +1,43 @@
-"""Parity: rows that the job wrote against rows built again from the log, field by field.
+"""Parity: what the jobs wrote against the same built again from the log, field by field.
 
-    training-rows ──────────────────┐
-    interactions, ranked-feed ─ backfill ─┴─ per field: how many are equal, how far off, and where they part first
+    training-rows ──────────────────────────┐
+    interactions, ranked-feed ─ backfill ───┴─ per field: how many are equal, how far off, and where they part first
+    features ───────────────────────────────┐
+    interactions ─ session by session ──────┘
 
-Compared is what was settled at `as_of_ms`: exposures shown by then, and of their outcomes the kinds whose window had closed.
+Of training rows is compared what was settled at `as_of_ms`: exposures shown by then, and of their outcomes the kinds whose window
+had closed. Session features are compared as of the event that they name, where all of the user's events are on the log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from schemas.interaction import Interaction
+from schemas.ranking import SessionFeatures
 from schemas.training import KINDS, TrainingRow
+from schemas.user_state import UserState
 from udfs.logic.attribution import Rules
+from udfs.logic.session_features import session_features
+from udfs.logic.sessions import Position, apply_event
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """Where a field parts: the row, whose it is, and the impression it is of."""
+    """Where a field parts: whose it is, which item's if it is an item's, and the event: the impression, or the newest one seen."""
 
-    row_id: str
     key: str
     item_id: str
     event_id: str
-    shown_ms: int
+    ts_ms: int
     written: Any
     rebuilt: Any
 
 
 class FieldParity(msgspec.Struct):
-    """`worst` is the largest relative error of a number; `first` the earliest exposure that differs."""
+    """`worst` is the largest relative error of a number, or edit distance of a sequence by its length; `first` is the earliest."""
 
     compared: int = 0
     equal: int = 0
@@ -39,9 +46,13 @@ class FieldParity(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """`missing` were rebuilt but not written, `unexpected` were written but not rebuilt: impressions by event_id."""
+    """`missing` were rebuilt but not written, `unexpected` were written but not rebuilt: impressions by event_id.
+
+    `skipped` are users whose events are not all on the log, or into whose state another was merged.
+    """
 
     rows: int = 0
+    skipped: int = 0
     fields: dict[str, FieldParity] = {}
     missing: list[str] = []
     unexpected: list[str] = []
@@ -79,18 +90,75 @@ def compare(
 def _compare_row(report: Report, written: TrainingRow, rebuilt: TrainingRow, as_of_ms: int, rules: Rules) -> None:
     other = dict(_fields(rebuilt, as_of_ms, rules))
     for name, value in _fields(written, as_of_ms, rules):
-        field = report.fields.setdefault(name, FieldParity())
-        field.compared += 1
-        again = other[name]
-        if value == again:
-            field.equal += 1
+        first = Difference(
+            written.key, written.item_id, written.event_id, written.shown_ms, written=value, rebuilt=other[name]
+        )
+        _note(report, name, first)
+
+
+def compare_sessions(
+    written: Iterable[SessionFeatures], interactions: Iterable[Interaction], merged: Collection[str]
+) -> Report:
+    """Session features of many users against their interactions, both in the order of their topics."""
+    wanted: dict[tuple[str, int], SessionFeatures] = {
+        (one.key, one.freshness.event_no): one for one in written if one.key not in merged
+    }
+    report, states = Report(), dict[str, UserState | None]()
+    skipped = {key for key, _ in wanted}
+    for one in interactions:
+        if one.event_no == 1:
+            states[one.key] = UserState()
+        state = states.get(one.key)
+        if state is None or one.event_no != state.event_no + 1:
+            states[one.key] = None  # the log begins in the middle of this user, or has a gap
             continue
-        if isinstance(value, (int, float)) and isinstance(again, (int, float)):
-            field.worst = max(field.worst, abs(value - again) / max(abs(value), abs(again)))
-        if field.first is None:
-            field.first = Difference(
-                written.row_id, written.key, written.item_id, written.event_id, written.shown_ms, value, again
-            )
+        apply_event(state, one.event, Position(one.partition, one.offset, one.append_ms))
+        features = wanted.get((one.key, one.event_no))
+        if features is not None:
+            skipped.discard(one.key)
+            report.rows += 1
+            again = session_features(one.key, features.state_epoch, features.list_no, state, [])
+            for name in _SESSION_FIELDS:
+                value, other = getattr(features, name), getattr(again, name)
+                _note(report, name, Difference(one.key, "", one.event.event_id, one.ts_ms, value, other))
+    report.skipped = len(skipped)
+    return report
+
+
+# `surfaces` is left out: requests and rankings, which are no interactions, add to it.
+_SESSION_FIELDS = (
+    "session_start_ms",
+    "session_items",
+    "session_actions",
+    "session_ts_ms",
+    "history_length",
+)
+
+
+def edit_distance(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """Insertions, deletions and replacements that make one sequence the other."""
+    row = list(range(len(other) + 1))
+    for at, value in enumerate(one, start=1):
+        diagonal, row[0] = row[0], at
+        for to, wanted in enumerate(other, start=1):
+            diagonal, row[to] = row[to], min(row[to] + 1, row[to - 1] + 1, diagonal + (value != wanted))
+    return row[-1]
+
+
+def _note(report: Report, name: str, difference: Difference) -> None:
+    """Count one comparison; keep the first that differs."""
+    field = report.fields.setdefault(name, FieldParity())
+    value, again = difference.written, difference.rebuilt
+    field.compared += 1
+    if value == again:
+        field.equal += 1
+        return
+    if isinstance(value, list) and isinstance(again, list):
+        field.worst = max(field.worst, edit_distance(value, again) / max(len(value), len(again)))
+    elif isinstance(value, (int, float)) and isinstance(again, (int, float)):
+        field.worst = max(field.worst, abs(value - again) / max(abs(value), abs(again)))
+    if field.first is None or difference.ts_ms < field.first.ts_ms:
+        field.first = difference
 
 
 def _fields(row: TrainingRow, as_of_ms: int, rules: Rules) -> Iterator[tuple[str, Any]]:
