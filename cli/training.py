@@ -1,4 +1,4 @@
-"""riffle training-rows: the job that joins what was shown with what came of it, and its rows as parquet."""
+"""riffle training-rows: what was shown and what came of it, as parquet files."""
 
 from __future__ import annotations
 
@@ -9,53 +9,17 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from cli.cluster import RunDir, stage_app
 from cli.connecting import connections, err, fail, out, plainly
 from client.errors import InvalidArgument
 from client.scan import Limits, Scanner
 from client.training_files import Stored, TrainingFiles, export
-from local.errors import LocalError
-from local.stack import DEFAULT_RUN_DIR, Stack
 from schemas import topics
 from schemas.connections import Connections
 
-app = typer.Typer(help="Training rows: the job that makes them, and the same as parquet files.", no_args_is_help=True)
+app = typer.Typer(help="Training rows as parquet files.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the files are.")]
-_JOB = Path(__file__).resolve().parents[1] / "jobs" / "training_log.py"
 _CHUNK_LIMIT_S = 120.0  # of one stretch: longer means that Kafka is away
-
-
-@app.command()
-def submit(
-    run_dir: RunDir = DEFAULT_RUN_DIR,
-    savepoint: Annotated[str | None, typer.Option(help="Savepoint to start from.")] = None,
-) -> None:
-    """Submit the training log to the local cluster. It takes a slot of its own: `riffle up --task-managers 2`.
-
-    Example:
-
-        riffle training-rows submit
-    """
-    try:
-        stack = Stack(run_dir, say=err.print)
-        if not stack.status().up:
-            fail("The local stack is not up: run `riffle up --task-managers 2` first.")
-        job_id = submit_training_log(stack, savepoint=savepoint)
-        err.print("Submitted; waiting until every task runs.")
-        stack.wait_running(job_id)
-    except LocalError as error:
-        fail(str(error))
-    typer.echo(job_id)
-
-
-def submit_training_log(
-    stack: Stack, args: list[str] | None = None, *, savepoint: str | None = None, where: Connections | None = None
-) -> str:
-    """The job's id. `args` are further options of the job."""
-    where = where or stack.connections()
-    named = ["--brokers", where.brokers, *(["--namespace", where.namespace] if where.namespace else []), *(args or [])]
-    return stack.submit(_JOB, named, [stage_app(stack.run_dir / "app-training-log")], savepoint)
 
 
 @app.command("export")

@@ -1,4 +1,4 @@
-"""What operators emit and count: rows on their way to topics, and named counters; and the mode that state needs."""
+"""What operators emit and count: rows on their way to topics, and named counters; and the mode that they insist on."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def watch(group: MetricGroup | None, name: str, read: Callable[[], int]) -> None
         group.gauge(name, read)
 
 
-def require_thread_mode(runtime_context: RuntimeContext, uid: str) -> None:
+def require_thread_mode(uid: str, runtime_context: RuntimeContext) -> None:
     """PyFlink falls back to process mode without a word, and then state costs a round trip each and can crash the worker."""
     if ".process." in type(runtime_context).__module__:
         raise RuntimeError(

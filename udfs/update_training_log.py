@@ -40,7 +40,7 @@ class UpdateTrainingLog(KeyedProcessFunction):
         self._rules, self._namespace = rules, namespace
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        require_thread_mode(runtime_context, UID)
+        require_thread_mode(UID, runtime_context)
         self._map = runtime_context.get_map_state(STATE)
         self._counters = Counters(runtime_context.get_metrics_group())
 

@@ -39,7 +39,7 @@ class UpdateUserState(KeyedBroadcastProcessFunction):
         self._records, self._exact, self._namespace = records, exact, namespace
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        require_thread_mode(runtime_context, UID)
+        require_thread_mode(UID, runtime_context)
         # Bytes travel pickled: a plain byte-array state raises when it is empty in thread mode.
         self._state = runtime_context.get_state(ValueStateDescriptor("user", Types.PICKLED_BYTE_ARRAY()))
         self._counters = Counters(runtime_context.get_metrics_group())

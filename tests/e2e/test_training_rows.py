@@ -12,19 +12,22 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
-from cli.training import TopicRows, submit_training_log
+from cli.cluster import submit_training_log
+from cli.training import TopicRows
 from cli.training_parity import check, check_sessions
+from client.scan import Scanner
 from client.training_files import TrainingFiles, export
 from demo.world import load
 from schemas import topics
 from schemas.event import Rejected, parse_event
 from schemas.interaction import Interaction, decode_interaction
 from schemas.ranking import decode_list
-from schemas.training import TrainingRow, decode_row, decode_unmatched
-from tests.e2e.engine import Engine, Reader, event, raw, wait_for
+from schemas.training import KINDS, TrainingRow, decode_row, decode_unmatched
+from tests.e2e.engine import Engine, event, raw, wait_for
 from tests.unit.test_attribution import oracle, told
 from udfs.logic.attribution import Rules
 
@@ -85,25 +88,23 @@ def test_rows_are_the_oracles_after_a_kill(engine: Engine, tmp_path: Path) -> No
     engine.stack.add_task_manager()
     job_id = submit_training_log(engine.stack, ARGS, where=engine.where)
     engine.stack.wait_running(job_id)
-    names = (topics.INTERACTIONS, topics.RANKED_FEED, topics.TRAINING_ROWS, topics.TRAINING_UNMATCHED)
     begun_ms = int(time.time() * 1000)
-    with Reader(engine.where, *names) as reader:
-        with Shoppers(engine).running() as shoppers:
-            wait_for(lambda: shoppers.sent > 150, 60, "shoppers")
-            for pid in engine.stack.pids()["taskmanager"]:
-                os.kill(pid, signal.SIGKILL)
-            engine.stack.add_task_manager()
-            engine.stack.add_task_manager()
-            wait_for(lambda: engine.stack.job_status(job_id).running, 60, "the training log runs again")
-            wait_for(lambda: shoppers.sent > 500, 60, "shoppers after the kill")
-            stopped_ms = int(time.time() * 1000)
-            # They go on, so that the clock of the log does: what happened until now settles.
-            wait_for(lambda: time.time() * 1000 > stopped_ms + 1000 * (SETTLE_S + 12), 60, "settled")
-        reader.until(lambda _: _closed(reader, stopped_ms), 60)
+    with Shoppers(engine).running() as shoppers:
+        wait_for(lambda: shoppers.sent > 150, 60, "shoppers")
+        for pid in engine.stack.pids()["taskmanager"]:
+            os.kill(pid, signal.SIGKILL)
+        engine.stack.add_task_manager()
+        engine.stack.add_task_manager()
+        wait_for(lambda: engine.stack.job_status(job_id).running, 120, "the training log runs again")
+        wait_for(lambda: shoppers.sent > 500, 60, "shoppers after the kill")
+        stopped_ms = int(time.time() * 1000)
+        # They go on, so that the clock of the log does: what happened until now settles.
+        wait_for(lambda: time.time() * 1000 > stopped_ms + 1000 * SETTLE_S, 60, "settled")
+        topic = wait_for(lambda: _once_closed(engine, begun_ms, stopped_ms), 90, "every window of the rows closed")
 
-    events = _interactions(reader, set(shoppers.users))
-    lists = {one.list_id: one for one in (decode_list(r.value) for r in reader.records[topics.RANKED_FEED])}
-    latest = _latest(reader)
+    events = _interactions(engine, begun_ms, set(shoppers.users))
+    lists = {one.list_id: one for one in (decode_list(r.value) for r in _all(engine, topics.RANKED_FEED, begun_ms))}
+    latest = _latest(topic)
     compared = 0
     for user in shoppers.users:
         made = {one.list_id: one.created_ms for one in lists.values() if one.key == f"u:{user}"}
@@ -120,10 +121,10 @@ def test_rows_are_the_oracles_after_a_kill(engine: Engine, tmp_path: Path) -> No
     assert compared > 100
     assert any(one.label("click") for one in latest.values())
     assert all(lists[one.served.list_id].items[one.served.rank].item_id == one.item_id for one in latest.values())
-    reasons = {decode_unmatched(one.value).reason for one in reader.records[topics.TRAINING_UNMATCHED]}
+    reasons = {decode_unmatched(one.value).reason for one in _all(engine, topics.TRAINING_UNMATCHED, begun_ms)}
     assert "unknown_list" in reasons
 
-    _assert_files_hold_the_topic(engine, reader, tmp_path)
+    _assert_files_hold_the_topic(engine, topic, tmp_path)
     # The job itself and a process that shares its functions but nothing else agree as well.
     report = check(engine.where, begun_ms, stopped_ms, RULES, 60)
     assert (report.share, report.missing, report.unexpected) == (1.0, [], [])
@@ -133,28 +134,33 @@ def test_rows_are_the_oracles_after_a_kill(engine: Engine, tmp_path: Path) -> No
     engine.stack.cancel(job_id)
 
 
-def _assert_files_hold_the_topic(engine: Engine, reader: Reader, tmp_path: Path) -> None:
+def _assert_files_hold_the_topic(engine: Engine, topic: list[Any], tmp_path: Path) -> None:
     files = TrainingFiles(tmp_path / "rows")
     export(TopicRows(engine.where), files, lambda _done, _total: None)
     table = pq.ParquetDataset(files.folder / "rows").read(["topic_partition", "topic_offset"])
     places = list(zip(*(column.to_pylist() for column in table.columns)))
     assert len(places) == len(set(places))
-    assert {(one.partition, one.offset) for one in reader.records[topics.TRAINING_ROWS]} <= set(places)
+    assert {(one.partition, one.offset) for one in topic} <= set(places)
     assert files.damaged() == []
 
 
-def _interactions(reader: Reader, users: set[str]) -> dict[str, list[Interaction]]:
+def _all(engine: Engine, name: str, from_ms: int) -> list[Any]:
+    with Scanner(engine.where) as scanner:
+        return list(scanner.since(name, from_ms))
+
+
+def _interactions(engine: Engine, from_ms: int, users: set[str]) -> dict[str, list[Interaction]]:
     found: dict[str, list[Interaction]] = {f"u:{user}": [] for user in users}
-    for record in reader.records[topics.INTERACTIONS]:
+    for record in _all(engine, topics.INTERACTIONS, from_ms):
         one = decode_interaction(record.value)
         if one.key in found:
             found[one.key].append(one)
     return found
 
 
-def _latest(reader: Reader) -> dict[str, TrainingRow]:
+def _latest(topic: list[Any]) -> dict[str, TrainingRow]:
     latest: dict[str, TrainingRow] = {}
-    for record in reader.records[topics.TRAINING_ROWS]:
+    for record in topic:
         row = decode_row(record.value)
         known = latest.get(row.row_id)
         assert known is None or row.revision == known.revision + 1, "revisions count up, without gaps or repetition"
@@ -162,6 +168,8 @@ def _latest(reader: Reader) -> dict[str, TrainingRow]:
     return latest
 
 
-def _closed(reader: Reader, until_ms: int) -> bool:
-    rows = [row for row in _latest(reader).values() if row.shown_ms <= until_ms]
-    return bool(rows) and all(len(row.closed) == 5 for row in rows)
+def _once_closed(engine: Engine, from_ms: int, until_ms: int) -> list[Any] | None:
+    """The records of `training-rows`, once all windows of what was shown by `until_ms` are closed."""
+    topic = _all(engine, topics.TRAINING_ROWS, from_ms)
+    rows = [row for row in _latest(topic).values() if row.shown_ms <= until_ms]
+    return topic if rows and all(len(row.closed) == len(KINDS) for row in rows) else None

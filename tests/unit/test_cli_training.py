@@ -117,7 +117,7 @@ def test_export_check_and_repair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert RUNNER.invoke(training.app, ["check", folder]).exit_code == 0
 
 
-@pytest.mark.parametrize("command", ["submit", "export", "check"])
+@pytest.mark.parametrize("command", ["export", "check"])
 def test_help_teaches_with_an_example(command: str) -> None:
     said = " ".join(RUNNER.invoke(training.app, [command, "--help"]).output.split())
     assert "Example" in said
