@@ -30,7 +30,7 @@ from schemas.training_state import (
 from schemas.user_state import UnknownStateVersion
 from tests.fakes import event
 from udfs.logic import attribution
-from udfs.logic.attribution import ITEM, LIST, TRAIL_CAP, Rules, take_interaction, take_list, wake
+from udfs.logic.attribution import ITEM, LIST, LIST_CAP, TRAIL_CAP, Rules, take_interaction, take_list, wake
 from udfs.logic.backfill import FOREVER_MS, DictStore, Logged, replay, training_rows
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -193,6 +193,11 @@ def test_more_exposures_than_any_person_has_are_put_aside() -> None:
         ("too_many", f"i{TRAIL_CAP}"),
         ("too_many", f"i{TRAIL_CAP + 1}"),
     ]
+
+
+def test_more_items_than_a_list_can_have_are_put_aside() -> None:
+    many = [shown(f"i{n}", BASE, item=f"a{n}", list_id="?") for n in range(LIST_CAP + 1)]
+    assert reasons(*many, until_ms=BASE) == [("too_many", f"i{LIST_CAP}")]
 
 
 def test_everything_is_forgotten_in_the_end() -> None:

@@ -28,6 +28,7 @@ from schemas.training_state import Exposure, Labels, ListEntry, Outcome, ServedL
 CLICK, DWELL, CART, PURCHASE, RETURN = range(len(KINDS))
 NO_EXPOSURE, UNKNOWN_LIST, NOT_IN_LIST, TOO_MANY = "no_exposure", "unknown_list", "not_in_list", "too_many"
 TRAIL_CAP = 256  # exposures, and outcomes, of one item that one user may have open: more is no person
+LIST_CAP = 1_000  # distinct items shown of one list: no list is longer
 ITEM, LIST = "i", "l"  # first letter of a timer's token; the rest is the item's or the list's id
 
 _MINUTE_MS = 60_000
@@ -209,12 +210,12 @@ def _expose(
     if any(known.event_id == exposure.event_id for known in trail.exposures):
         effects.count("repeated")
         return
-    if len(trail.exposures) >= TRAIL_CAP:
+    entry = store.list_entry(exposure.list_id)
+    if len(trail.exposures) >= TRAIL_CAP or (entry is not None and len(entry.shown) >= LIST_CAP):
         effects.unmatch(_unshown(TOO_MANY, key, item_id, exposure))
         return
     effects.count("exposures")
     trail.exposures.append(exposure)
-    entry = store.list_entry(exposure.list_id)
     if entry is None:
         entry = ListEntry()
         store.wake_at(exposure.shown_ms + rules.kept_ms, LIST + exposure.list_id)
