@@ -64,7 +64,7 @@ def due(paced: Iterable[tuple[int, TopicRecord]]) -> Iterator[list[TopicRecord]]
     held = list(islice(waiting, 1))
     while held:
         first_ms = held[0][0]
-        batch = []
+        batch: list[TopicRecord] = []
         while held and held[0][0] <= first_ms + _DUE_MS and len(batch) < _BATCH:
             batch.append(held.pop()[1])
             held = list(islice(waiting, 1))
