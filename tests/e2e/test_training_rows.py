@@ -44,6 +44,7 @@ class Shoppers:
     def __init__(self, engine: Engine) -> None:
         self.users = [f"trained-{uuid.uuid4().hex[:8]}" for _ in range(USERS)]
         self.sent = 0
+        self.sent_ids: list[tuple[int, str]] = []
         self._engine, self._stopped, self._rng = engine, threading.Event(), random.Random(5)
 
     @contextmanager
@@ -68,9 +69,10 @@ class Shoppers:
                 for _ in range(1 + (self.sent % 10 == 0)):
                     events.send(raw(body))
                 self.sent += 1
+                self.sent_ids.append((body["ts_ms"], body["event_id"]))
             events.flush()
 
-    def _body(self, user: str, item: str, list_id: str | None) -> dict[str, object]:
+    def _body(self, user: str, item: str, list_id: str | None) -> dict[str, Any]:
         kind = self._rng.choice(["impression"] * 4 + ["click", "view", "add_to_cart", "purchase"])
         props: dict[str, object] = {"surface": "home"}
         if list_id is not None and (kind == "impression" or self._rng.random() < 0.5):
@@ -99,7 +101,11 @@ def test_rows_are_the_oracles_after_a_kill(engine: Engine, tmp_path: Path) -> No
         wait_for(lambda: shoppers.sent > 500, 60, "shoppers after the kill")
         stopped_ms = int(time.time() * 1000)
         # They go on, so that the clock of the log does: what happened until now settles.
-        wait_for(lambda: time.time() * 1000 > stopped_ms + 1000 * SETTLE_S, 60, "settled")
+        sent = {event_id for ts_ms, event_id in shoppers.sent_ids if ts_ms <= stopped_ms}
+        # The jobs may still be catching up on what came while they were away.
+        wait_for(lambda: sent <= _applied(engine, begun_ms), 120, "every event on interactions")
+        appended_ms = int(time.time() * 1000)
+        wait_for(lambda: time.time() * 1000 > appended_ms + 1000 * SETTLE_S, 60, "their windows closed")
         topic = wait_for(lambda: _once_closed(engine, begun_ms, stopped_ms), 90, "every window of the rows closed")
 
     events = _interactions(engine, begun_ms, set(shoppers.users))
@@ -156,6 +162,10 @@ def _interactions(engine: Engine, from_ms: int, users: set[str]) -> dict[str, li
         if one.key in found:
             found[one.key].append(one)
     return found
+
+
+def _applied(engine: Engine, from_ms: int) -> set[str]:
+    return {decode_interaction(one.value).event.event_id for one in _all(engine, topics.INTERACTIONS, from_ms)}
 
 
 def _latest(topic: list[Any]) -> dict[str, TrainingRow]:
