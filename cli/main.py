@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from cli import chaos, cluster, dead_letters, doctor, feed, load, redis, send, shop, trace
+from cli import (
+    chaos,
+    cluster,
+    dead_letters,
+    doctor,
+    feed,
+    importing,
+    load,
+    redis,
+    send,
+    shop,
+    trace,
+    training,
+    training_parity,
+)
 
 app = typer.Typer(
     name="riffle",
@@ -17,15 +31,18 @@ app.command("up")(cluster.up)
 app.command("submit")(cluster.submit)
 app.command("down")(cluster.down)
 app.command("send")(send.send)
+app.command("replay-log")(importing.replay_log)
 app.command("feed")(feed.feed)
 app.command("explain")(feed.explain)
 app.command("trace")(trace.trace)
 app.command("doctor")(doctor.doctor)
 app.command("load")(load.load)
 app.command("chaos")(chaos.chaos)
+app.command("parity")(training_parity.parity)
 app.command("activate")(cluster.activate)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(redis.app, name="redis")
+app.add_typer(training.app, name="training-rows")
 
 if __name__ == "__main__":
     app()

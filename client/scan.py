@@ -104,6 +104,15 @@ class Scanner:
         found = next(iter(self._stretch(name, {at: (offset, offset + 1)}, 0, 1)), None)
         return found if found is not None and found.offset == offset else None
 
+    def extent(self, name: str) -> dict[int, tuple[int, int]]:
+        """Partition -> first offset there is, and the one after the last committed one."""
+        return {partition.partition: whole for partition, whole in self._whole(name).items()}
+
+    def stretch(self, name: str, partition: int, start: int, end: int) -> Iterator[Any]:
+        """The records of one partition from `start` up to, not including, `end`."""
+        at = TopicPartition(self._connections.topic(name), partition)
+        yield from self._stretch(name, {at: (start, end)}, 0, end - start)
+
     def close(self) -> None:
         self._kafka.close()
 

@@ -45,6 +45,19 @@ INPUT_TYPE = Types.ROW_NAMED(
     ],
 )
 
+# What UpdateTrainingLog receives, in this order.
+LOG_TYPE = Types.ROW_NAMED(
+    ["topic", "key", "value", "partition", "offset", "append_ms"],
+    [
+        Types.STRING(),
+        Types.STRING(),
+        Types.PRIMITIVE_ARRAY(Types.BYTE()),
+        Types.INT(),
+        Types.LONG(),
+        Types.LONG(),
+    ],
+)
+
 # What operators emit: a record on its way to a topic.
 OUTPUT_TYPE = Types.ROW_NAMED(
     ["topic", "key", "value", "headers"],
@@ -90,6 +103,22 @@ class Streams:
             )
         return keyed_on_jvm(self.tables, self.tables.sql_query(" UNION ALL ".join(parts)), INPUT_TYPE)
 
+    def log_by_user(self) -> KeyedStream:
+        """`interactions` and `ranked-feed` as one stream of LOG_TYPE rows, keyed by user, with append times as watermarks."""
+        parts = []
+        # A list's key ends with its surface, whose name has no bar; a user's id may have one.
+        for name, user in (
+            (topics.INTERACTIONS, "`key`"),
+            (topics.RANKED_FEED, "REGEXP_REPLACE(`key`, '[|][^|]*$', '')"),
+        ):
+            self._source(name, watermarks=True)
+            parts.append(
+                f"""SELECT CASE WHEN `key` IS NULL THEN CONCAT('p:{name}:', CAST(`partition` AS STRING)) ELSE {user} END AS routing,
+                    ROW('{name}', `key`, `v`, `partition`, `offset`, {_epoch_ms("append_time")}) AS `record`
+                    FROM (SELECT CAST(`k` AS STRING) AS `key`, `v`, `partition`, `offset`, `append_time` FROM `{name}`)"""
+            )
+        return keyed_on_jvm(self.tables, self.tables.sql_query(" UNION ALL ".join(parts)), LOG_TYPE)
+
     def values(self, name: str) -> DataStream:
         """A topic's values from its beginning, as bytes."""
         self._source(name, start_from="earliest-offset")
@@ -108,13 +137,16 @@ class Streams:
         """Make the sinks part of the job that `env.execute` runs."""
         self._statements.attach_as_datastream()
 
-    def _source(self, name: str, start_from: str | None = None) -> None:
+    def _source(self, name: str, start_from: str | None = None, *, watermarks: bool = False) -> None:
+        # Append times rise within a partition, so they are watermarks as they are; a silent partition holds nobody up.
+        watermark = ", WATERMARK FOR `append_time` AS `append_time`" if watermarks else ""
+        idle = {"scan.watermark.idle-timeout": "10 s"} if watermarks else {}
         self.tables.execute_sql(
             f"""CREATE TABLE `{name}` (
                 `k` BYTES, `v` BYTES,
                 `partition` INT METADATA VIRTUAL, `offset` BIGINT METADATA VIRTUAL,
                 `append_time` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
-                `headers` MAP<STRING, BYTES> METADATA VIRTUAL
+                `headers` MAP<STRING, BYTES> METADATA VIRTUAL{watermark}
             ) WITH ({
                 _options(
                     {
@@ -128,6 +160,7 @@ class Streams:
                         "properties.group.id": self._group,
                         "properties.auto.offset.reset": "earliest",
                         "properties.isolation.level": "read_committed",
+                        **idle,
                         **self._kafka_properties(),
                     }
                 )

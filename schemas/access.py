@@ -3,6 +3,7 @@
 docs/security.md shows these lines, and the end-to-end test grants exactly these before it starts the job.
 
     job        the Flink job: reads its inputs, writes its outputs, writes lists to Redis
+    training   the job that makes training rows
     sender     services that send events
     reader     services that read lists: Redis only
     requester  services that ask for a ranking over Kafka
@@ -17,8 +18,16 @@ import msgspec
 from schemas import topics
 from schemas.connections import Connections
 
-JOB, SENDER, READER, REQUESTER, CATALOGUE, TOOLS = "job", "sender", "reader", "requester", "catalogue", "tools"
-PRINCIPALS = (JOB, SENDER, READER, REQUESTER, CATALOGUE, TOOLS)
+JOB, TRAINING, SENDER, READER, REQUESTER, CATALOGUE, TOOLS = (
+    "job",
+    "training",
+    "sender",
+    "reader",
+    "requester",
+    "catalogue",
+    "tools",
+)
+PRINCIPALS = (JOB, TRAINING, SENDER, READER, REQUESTER, CATALOGUE, TOOLS)
 
 TOPIC, GROUP, TRANSACTION = "topic", "group", "transactional-id"
 
@@ -37,6 +46,11 @@ _JOB_WRITES = (
     topics.EVENTS_DLQ,
     topics.EVENTS_LATE,
 )
+
+# The same of jobs/training_log.py.
+_TRAINING = "training-log"
+_TRAINING_READS = (topics.INTERACTIONS, topics.RANKED_FEED)
+_TRAINING_WRITES = (topics.TRAINING_ROWS, topics.TRAINING_UNMATCHED)
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +76,14 @@ def kafka_grants(principal: str, namespace: str) -> list[Grant]:
             *on(both, "Read", "Write"),
             *on(tuple(name for name in _JOB_READS if name not in both), "Read"),
             *on(tuple(name for name in _JOB_WRITES if name not in both), "Write"),
+            Grant(kind=GROUP, name=group, operations=("Read",)),
+            Grant(kind=TRANSACTION, name=group, operations=("Write", "Describe"), prefixed=True),
+        ]
+    if principal == TRAINING:
+        group = where.group(_TRAINING)
+        return [
+            *on(_TRAINING_READS, "Read"),
+            *on(_TRAINING_WRITES, "Write"),
             Grant(kind=GROUP, name=group, operations=("Read",)),
             Grant(kind=TRANSACTION, name=group, operations=("Write", "Describe"), prefixed=True),
         ]

@@ -17,6 +17,7 @@ from schemas.identity import IdentityRecord
 from schemas.interaction import Interaction
 from schemas.items import Item
 from schemas.ranking import RankedList, RankRequest, RankResponse, SessionFeatures
+from schemas.training import TrainingRow, Unmatched
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "schemas"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -44,6 +45,8 @@ CONTRACTS: dict[str, Contract] = {
     ),
     "interaction": Contract(Interaction, "Interaction", "the value of a record on `interactions`"),
     "item": Contract(Item, "Item", "the value of a record on `items`"),
+    "training-row": Contract(TrainingRow, "Training row", "the value of a record on `training-rows`"),
+    "training-unmatched": Contract(Unmatched, "Unmatched record", "the value of a record on `training-unmatched`"),
     "control": Contract(ControlRecord, "Control record", "the value of a record on `control`"),
     "identity": Contract(IdentityRecord, "Identity record", "the value of a record on `identity`; internal"),
 }

@@ -32,6 +32,8 @@ RANKED_FEED_LATEST = "ranked-feed-latest"
 FEATURES = "features"
 EVENTS_DLQ = "events-dlq"
 EVENTS_LATE = "events-late"
+TRAINING_ROWS = "training-rows"
+TRAINING_UNMATCHED = "training-unmatched"
 
 TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(name=EVENTS, purpose="what users do, keyed u:<user> or s:<session>"),
@@ -60,4 +62,16 @@ TOPICS: tuple[TopicSpec, ...] = (
         max_message_bytes=2 * _MIB,
     ),
     TopicSpec(name=EVENTS_LATE, purpose="valid events too late for user state", retention_ms=30 * _DAY_MS),
+    TopicSpec(
+        name=TRAINING_ROWS,
+        purpose="exposures and what came of them, by revision, keyed by user",
+        retention_ms=30 * _DAY_MS,
+        compression="lz4",
+    ),
+    TopicSpec(
+        name=TRAINING_UNMATCHED,
+        purpose="what could not be joined: reason, ids and time",
+        retention_ms=30 * _DAY_MS,
+        compression="lz4",
+    ),
 )

@@ -91,6 +91,22 @@ class FakeValueState:
         self.stored = None
 
 
+class FakeMapState:
+    """A MapState of one key."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Any] = {}
+
+    def get(self, key: str) -> Any:
+        return self.entries.get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        self.entries[key] = value
+
+    def remove(self, key: str) -> None:
+        self.entries.pop(key, None)
+
+
 class FakeBroadcastState:
     def __init__(self) -> None:
         self.entries: dict[str, str] = {}
@@ -105,9 +121,16 @@ class FakeBroadcastState:
 class FakeTimerService:
     def __init__(self) -> None:
         self.timers: set[int] = set()
+        self.watermark = -(1 << 63)  # as before the first one
 
     def register_processing_time_timer(self, at_ms: int) -> None:
         self.timers.add(at_ms)
+
+    def register_event_time_timer(self, at_ms: int) -> None:
+        self.timers.add(at_ms)
+
+    def current_watermark(self) -> int:
+        return self.watermark
 
 
 class FakeContext:
@@ -164,10 +187,14 @@ class FakeMetricGroup:
 class FakeRuntimeContext:
     def __init__(self) -> None:
         self.state = FakeValueState()
+        self.map_state = FakeMapState()
         self.metrics = FakeMetricGroup()
 
     def get_state(self, descriptor: Any) -> FakeValueState:
         return self.state
+
+    def get_map_state(self, descriptor: Any) -> FakeMapState:
+        return self.map_state
 
     def get_metrics_group(self) -> FakeMetricGroup:
         return self.metrics

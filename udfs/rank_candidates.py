@@ -31,14 +31,14 @@ from schemas.ranking import (
     RankResponse,
     RankTask,
     Receipt,
-    SessionFeatures,
     decode_task,
     encode_json,
 )
 from schemas.record import TopicRecord
 from schemas.redis_layout import FEATURES_FIELD, LIST_FIELD, LIST_TTL_MS, Entry, cas_arguments, version
-from schemas.user_state import QUERY_MARK, TARGET_MARK, UserState, action_name, decode
+from schemas.user_state import UserState, decode
 from udfs.breaker import Breaker
+from udfs.logic.session_features import session_features
 from udfs.logic.sessions import Position, apply_event, freshness
 from udfs.logic.slate import Slate, explain, hidden, rank
 from udfs.logic.when_to_rank import DEFAULT_POLICY
@@ -174,7 +174,8 @@ class RankCandidates(AsyncFunction):
         if task.request is not None and task.request.explain:
             return [_response(lists[0])]
         vector = bundle.session_vector(state, task.now_ms)
-        features, bodies = encode_json(_features(task, state, vector)), [encode_json(one) for one in lists]
+        made = session_features(task.key, task.state_epoch, task.list_no, state, vector)
+        features, bodies = encode_json(made), [encode_json(one) for one in lists]
         written = time.perf_counter()
         reached = await self._write(task, features, lists, bodies)
         self._times.took("redis", (time.perf_counter() - written) * 1000)
@@ -369,25 +370,6 @@ async def _settled(before: asyncio.Future[None] | None) -> None:
 def _response(ranked: RankedList) -> TopicRecord:
     request_id = ranked.request_id or ""
     return TopicRecord(topics.RANK_RESPONSES, request_id.encode(), encode_json(RankResponse(request_id, ranked)))
-
-
-def _features(task: RankTask, state: UserState, vector: list[float]) -> SessionFeatures:
-    session = state.session()
-    return SessionFeatures(
-        key=task.key,
-        state_epoch=task.state_epoch,
-        list_no=task.list_no,
-        updated_ms=state.updated_ms,
-        session_start_ms=state.session_start_ms if state.tail.session_last_ms else None,
-        session_items=[item_id.lstrip(QUERY_MARK + TARGET_MARK) for item_id in session.item_ids],
-        session_actions=[action_name(code) for code in session.actions],
-        session_ts_ms=list(session.ts_ms),
-        history_length=len(state.history_slots),
-        surfaces=list(state.tail.surfaces),
-        freshness=freshness(state),
-        pending=state.tail.pending,
-        vector=vector,
-    )
 
 
 def _list_id(task: RankTask, surface: str, items: list[RankedItem]) -> str:

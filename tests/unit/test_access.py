@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from jobs import training_log
 from jobs.personalise import NAME, RANKED_TOPICS, RECORDS_TOPICS
 from schemas import access, topics
 from schemas.connections import SECRETS, Connections
@@ -32,6 +33,14 @@ def test_the_job_may_write_what_it_writes_and_read_what_it_reads() -> None:
     }
     others = {(grant.kind, grant.name, grant.prefixed) for grant in access.kafka_grants(access.JOB, "eu-")}
     group = f"eu-riffle-{NAME}"
+    assert {(access.GROUP, group, False), (access.TRANSACTION, group, True)} <= others
+
+
+def test_the_training_log_may_write_what_it_writes_and_read_what_it_reads() -> None:
+    assert may(access.TRAINING, "Write") == {*training_log.TOPICS}
+    assert may(access.TRAINING, "Read") == {topics.INTERACTIONS, topics.RANKED_FEED}
+    others = {(grant.kind, grant.name, grant.prefixed) for grant in access.kafka_grants(access.TRAINING, "eu-")}
+    group = f"eu-riffle-{training_log.NAME}"
     assert {(access.GROUP, group, False), (access.TRANSACTION, group, True)} <= others
 
 

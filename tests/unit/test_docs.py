@@ -13,10 +13,11 @@ from typer.main import get_command
 
 from cli.main import app
 from jobs.personalise import RANKED_TOPICS, RECORDS_TOPICS
+from jobs.training_log import TOPICS as TRAINING_TOPICS
 from schemas import topics
 from schemas.event import EVENT_TYPES, Reason
 from schemas.user_state import ACTIONS
-from udfs.logic import records, sessions
+from udfs.logic import attribution, records, sessions
 from udfs.logic.when_to_rank import DEFAULT_POLICY
 from udfs.outputs import BUCKETS_MS, EXACTLY_ONCE_TOPICS
 from udfs.rank_candidates import SUMMED, TIMED
@@ -40,6 +41,7 @@ FAMILIES = {
     "events_{via}": {f"events_{via}" for via in (records.REROUTE, records.ALIAS)},
     "rejected_{rejected.reason.value}": {"rejected_<reason>"},
     "fallback_{fallback}": {"fallback_<name>"},
+    "unmatched_{found.reason}": {"unmatched_<reason>"},
 }
 
 
@@ -73,7 +75,7 @@ def parsed(path: str) -> ast.Module:
 
 def test_the_table_of_topics_is_the_code() -> None:
     guarantees = dict.fromkeys((*RANKED_TOPICS, *RECORDS_TOPICS), "at least once")
-    guarantees |= dict.fromkeys(EXACTLY_ONCE_TOPICS, "exactly once")
+    guarantees |= dict.fromkeys((*EXACTLY_ONCE_TOPICS, *TRAINING_TOPICS), "exactly once")
     wanted = []
     for spec in topics.TOPICS:
         days = None if spec.retention_ms is None else spec.retention_ms // DAY_MS
@@ -132,6 +134,12 @@ def test_the_fallbacks_are_the_code() -> None:
     assert {code for code in codes(lists) if code.startswith("model_")} == reasons
 
 
+def test_the_reasons_of_what_cannot_be_joined_are_the_code() -> None:
+    table = {row[0].strip("`") for row in rows(section(PAGES["docs/training-rows.md"], "What cannot be joined"))}
+    logic = {attribution.NO_EXPOSURE, attribution.UNKNOWN_LIST, attribution.NOT_IN_LIST, attribution.TOO_MANY}
+    assert table == {*logic, "unreadable"}
+
+
 # ── metrics ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -160,7 +168,7 @@ def _names(node: ast.expr) -> Iterator[str]:
 def test_every_counter_is_explained() -> None:
     documented = [
         name.strip("`")
-        for part in ("update-user-state", "rank-candidates")
+        for part in ("update-user-state", "rank-candidates", "update-training-log")
         for row in rows(section(METRICS, part))
         for name in row[0].split(", ")
     ]
