@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cli import chaos, cluster, dead_letters, doctor, feed, load, redis, send, shop, trace
+from cli import chaos, cluster, dead_letters, doctor, features, feed, load, redis, send, shop, trace
 
 app = typer.Typer(
     name="riffle",
@@ -25,6 +25,7 @@ app.command("load")(load.load)
 app.command("chaos")(chaos.chaos)
 app.command("activate")(cluster.activate)
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(features.app, name="features")
 app.add_typer(redis.app, name="redis")
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+"""Rates from counters: smoothed CTR and conversion, and the trend score. Computed where rows are read, by this code alone.
+
+A rate is drawn to that of the next level up by PRIOR_WEIGHT imagined trials:
+
+    all ─ category ─ subcategory ─ item        rate = (successes + PRIOR_WEIGHT × rate above) / (trials + PRIOR_WEIGHT)
+
+Rates are not stored: one click changes the rate of everything, and a stored one would be written anew for every item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+PRIOR_WEIGHT = 50.0
+TREND_WEIGHT = 5.0  # clicks: how much must come before an item can be far from 1
+
+_HOUR_MS = 3_600_000
+_DAYS = 28
+_WINDOW_HOURS = 2
+
+
+def smoothed_rate(levels: Sequence[tuple[int, int]], weight: float = PRIOR_WEIGHT) -> float:
+    """(successes, trials) from the widest level to the narrowest → the narrowest level's rate; 0 where nothing was tried.
+
+    The widest has nothing above it: its rate is as counted. A level that is missing is left out.
+    """
+    rate: float | None = None
+    for successes, trials in levels:
+        if rate is None:
+            rate = successes / trials if trials else None
+        else:
+            rate = (successes + weight * rate) / (trials + weight)
+    return 0.0 if rate is None else rate
+
+
+def window_share(by_hour: Sequence[int], window_end_ms: int) -> float:
+    """The share of a day's clicks that falls into the two hours before `window_end_ms`, by the clicks of each hour (UTC).
+
+    `by_hour` has 24 entries. Where nothing was clicked yet, every hour counts alike. Within an hour clicks are spread evenly.
+    """
+    total = sum(by_hour)
+    if not total:
+        return _WINDOW_HOURS / 24
+    into_hour = window_end_ms % _HOUR_MS / _HOUR_MS
+    hour = window_end_ms // _HOUR_MS % 24
+    clicks = by_hour[hour] * into_hour + by_hour[hour - 1] + by_hour[hour - 2] * (1 - into_hour)
+    return clicks / total
+
+
+def trend(clicks_2h: int, clicks_28d: int, share: float) -> float:
+    """Clicks of two hours against what 28 days lead one to expect of these hours; 1 is as always, 3 three times as many."""
+    expected = clicks_28d / _DAYS * share
+    return (clicks_2h + TREND_WEIGHT) / (expected + TREND_WEIGHT)
+
+
+def rates(chain: Sequence[Mapping[str, int]], share: float) -> dict[str, float]:
+    """Every feature that is made by item-rates, of the last of `chain`: counters by name, from the widest level to the item."""
+
+    def rate(successes: str, trials: str) -> float:
+        return smoothed_rate([(level[successes], level[trials]) for level in chain])
+
+    item = chain[-1]
+    return {
+        "ctr_2h": rate("clicks_2h", "impressions_2h"),
+        "ctr_28d": rate("clicks_28d", "impressions_28d"),
+        "conversion_28d": rate("purchases_28d", "clicks_28d"),
+        "trend": trend(item["clicks_2h"], item["clicks_28d"], share),
+    }
