@@ -17,7 +17,7 @@ import typer
 from pyflink.common.typeinfo import Types
 from pyflink.datastream import DataStream, KeyedStream, OutputTag, StreamExecutionEnvironment
 
-from jobs.flink import execute, rank_async, side_output, use_thread_mode
+from jobs.flink import execute, run_async, side_output, use_thread_mode
 from jobs.kafka_security import kafka_security
 from jobs.streams import OUTPUT_TYPE, Streams
 from models.bundle import BundleError, latest, read_manifest
@@ -82,7 +82,7 @@ def build(records: KeyedStream, control: DataStream, connections: Connections, s
     )
     rank = RankCandidates(connections, settings.ranking)
     # Threads of their own: state goes on while lists are ranked, and while a checkpoint flushes the sinks of exact records.
-    ranked = rank_async(states, rank, settings.in_flight, OUTPUT_TYPE).name(RANK_CANDIDATES).uid(RANK_CANDIDATES)
+    ranked = run_async(states, rank, settings.in_flight, OUTPUT_TYPE).name(RANK_CANDIDATES).uid(RANK_CANDIDATES)
     ranked = ranked.start_new_chain()
     return Outputs(ranked, side_output(states, RECORDS), side_output(states, EXACT))
 

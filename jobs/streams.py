@@ -61,6 +61,10 @@ _VALID_KEY = (
     "CHAR_LENGTH(CAST(`k` AS STRING)) BETWEEN 3 AND 66 AND SUBSTRING(CAST(`k` AS STRING) FROM 1 FOR 2) IN ('u:', 's:')"
 )
 
+# Watermarks only end windows, and late events correct them: there is no need to wait for long.
+_OUT_OF_ORDER_S = 5
+_IDLE_S = 5
+
 
 class Streams:
     """Sources and sinks of one job on one Kafka. Nothing is registered before it is asked for."""
@@ -90,6 +94,12 @@ class Streams:
             )
         return keyed_on_jvm(self.tables, self.tables.sql_query(" UNION ALL ".join(parts)), INPUT_TYPE)
 
+    def table(self, name: str, event_time_ms: str) -> None:
+        """Register a topic from its beginning, under its name, as `k`, `v` and metadata. The watermark goes by `event_time_ms`,
+        which is SQL; a partition without records does not hold it back.
+        """
+        self._source(name, start_from="earliest-offset", event_time_ms=event_time_ms)
+
     def values(self, name: str) -> DataStream:
         """A topic's values from its beginning, as bytes."""
         self._source(name, start_from="earliest-offset")
@@ -108,13 +118,19 @@ class Streams:
         """Make the sinks part of the job that `env.execute` runs."""
         self._statements.attach_as_datastream()
 
-    def _source(self, name: str, start_from: str | None = None) -> None:
+    def _source(self, name: str, start_from: str | None = None, event_time_ms: str | None = None) -> None:
+        watermark = (
+            f""", `event_time` AS COALESCE(TO_TIMESTAMP_LTZ({event_time_ms}, 3), TO_TIMESTAMP_LTZ(0, 3)),
+                WATERMARK FOR `event_time` AS `event_time` - INTERVAL '{_OUT_OF_ORDER_S}' SECOND"""
+            if event_time_ms
+            else ""
+        )
         self.tables.execute_sql(
             f"""CREATE TABLE `{name}` (
                 `k` BYTES, `v` BYTES,
                 `partition` INT METADATA VIRTUAL, `offset` BIGINT METADATA VIRTUAL,
                 `append_time` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
-                `headers` MAP<STRING, BYTES> METADATA VIRTUAL
+                `headers` MAP<STRING, BYTES> METADATA VIRTUAL{watermark}
             ) WITH ({
                 _options(
                     {
@@ -128,6 +144,7 @@ class Streams:
                         "properties.group.id": self._group,
                         "properties.auto.offset.reset": "earliest",
                         "properties.isolation.level": "read_committed",
+                        **({"scan.watermark.idle-timeout": f"{_IDLE_S} s"} if event_time_ms else {}),
                         **self._kafka_properties(),
                     }
                 )

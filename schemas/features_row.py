@@ -59,19 +59,18 @@ class RowCodec:
         self.version = features.item_row
         self.columns = tuple(one.name for one in features.item_columns())
         self.ids = tuple(one.id for one in features.item_columns())
-        self._struct = struct.Struct(f"{_FIXED}{len(self.ids)}I")
-
-    @property
-    def fixed_size(self) -> int:
-        """Bytes before the two names: what numpy can read many of at once."""
-        return self._struct.size
+        # A format and no Struct: operators travel pickled.
+        self._format = f"{_FIXED}{len(self.ids)}I"
+        self.fixed_size = struct.calcsize(
+            self._format
+        )  # bytes before the two names: what numpy can read many of at once
 
     def encode(self, row: ItemRow) -> bytes:
         """A count above 2³² - 1 stays there."""
         if len(row.counts) != len(self.ids):
             raise ValueError(f"a row has {len(self.ids)} columns, not {len(row.counts)}")
         counts = [min(count, _U32_MAX) for count in row.counts]
-        fixed = self._struct.pack(self.version, row.state_epoch, row.row_no, row.window_end_ms, *counts)
+        fixed = struct.pack(self._format, self.version, row.state_epoch, row.row_no, row.window_end_ms, *counts)
         return fixed + _text(row.subcategory) + _text(row.category)
 
     def decode(self, raw: bytes) -> ItemRow:
@@ -80,10 +79,10 @@ class RowCodec:
             raise RowError(
                 f"the row has version {raw[0] if raw else 'none'}; this release reads version {self.version}"
             )
-        if len(raw) < self._struct.size + 2:
-            raise RowError(f"the row has {len(raw)} bytes; it needs at least {self._struct.size + 2}: it was cut off")
-        _, state_epoch, row_no, window_end_ms, *counts = self._struct.unpack_from(raw)
-        subcategory, at = _read_text(raw, self._struct.size)
+        if len(raw) < self.fixed_size + 2:
+            raise RowError(f"the row has {len(raw)} bytes; it needs at least {self.fixed_size + 2}: it was cut off")
+        _, state_epoch, row_no, window_end_ms, *counts = struct.unpack_from(self._format, raw)
+        subcategory, at = _read_text(raw, self.fixed_size)
         category, at = _read_text(raw, at)
         if at != len(raw):
             raise RowError(f"the row has {len(raw)} bytes, and its parts {at}")

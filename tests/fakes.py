@@ -105,9 +105,13 @@ class FakeBroadcastState:
 class FakeTimerService:
     def __init__(self) -> None:
         self.timers: set[int] = set()
+        self.event_timers: set[int] = set()
 
     def register_processing_time_timer(self, at_ms: int) -> None:
         self.timers.add(at_ms)
+
+    def register_event_time_timer(self, at_ms: int) -> None:
+        self.event_timers.add(at_ms)
 
 
 class FakeContext:

@@ -1,4 +1,4 @@
-"""What operators emit and count: rows on their way to topics, and named counters."""
+"""What operators emit and count: rows on their way to topics, and named counters; and the mode that they insist on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from pyflink.common import Row
+from pyflink.datastream.functions import RuntimeContext
 from pyflink.metrics import Counter, MetricGroup
 
 from schemas import topics
@@ -91,3 +92,12 @@ def watch(group: MetricGroup | None, name: str, read: Callable[[], int]) -> None
     """Export what `read` answers as a gauge."""
     if group is not None:
         group.gauge(name, read)
+
+
+def require_thread_mode(uid: str, runtime_context: RuntimeContext) -> None:
+    """PyFlink falls back to process mode without a word, and then state costs a round trip each and can crash the worker."""
+    if ".process." in type(runtime_context).__module__:
+        raise RuntimeError(
+            f"{uid} runs in process mode: set python.execution-mode to thread in the job's configuration, "
+            "and see the JobManager's log for why Flink fell back"
+        )

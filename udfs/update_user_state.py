@@ -22,7 +22,7 @@ from schemas.ranking import encode_task
 from schemas.record import Record
 from schemas.user_state import decode
 from udfs.logic.records import Outcome, Rules, Stamp, at_timer, handle
-from udfs.outputs import EXACTLY_ONCE_TOPICS, Counters, to_row
+from udfs.outputs import EXACTLY_ONCE_TOPICS, Counters, require_thread_mode, to_row
 
 UID = "update-user-state"
 CONTROL_STATE = MapStateDescriptor("control", Types.STRING(), Types.STRING())
@@ -39,7 +39,7 @@ class UpdateUserState(KeyedBroadcastProcessFunction):
         self._records, self._exact, self._namespace = records, exact, namespace
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        _require_thread_mode(runtime_context)
+        require_thread_mode(UID, runtime_context)
         # Bytes travel pickled: a plain byte-array state raises when it is empty in thread mode.
         self._state = runtime_context.get_state(ValueStateDescriptor("user", Types.PICKLED_BYTE_ARRAY()))
         self._counters = Counters(runtime_context.get_metrics_group())
@@ -99,12 +99,3 @@ class UpdateUserState(KeyedBroadcastProcessFunction):
             )
         if outcome.task is not None:
             yield encode_task(outcome.task)
-
-
-def _require_thread_mode(runtime_context: RuntimeContext) -> None:
-    """PyFlink falls back to process mode without a word, and then state costs a round trip each and can crash the worker."""
-    if ".process." in type(runtime_context).__module__:
-        raise RuntimeError(
-            f"{UID} runs in process mode: set python.execution-mode to thread in the job's configuration, "
-            "and see the JobManager's log for why Flink fell back"
-        )
