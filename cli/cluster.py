@@ -1,9 +1,10 @@
-"""riffle up, submit, activate, down: the local stack and the job on it."""
+"""riffle up, submit, activate, down: the local stack and the jobs on it."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,15 @@ from schemas.control import ActivateBundle
 from schemas.items import Item
 
 RunDir = Annotated[Path, typer.Option(help="Where data, logs and process ids are kept.")]
+
+
+class Job(str, Enum):
+    """What can be submitted; the file is jobs/<name>.py with underscores."""
+
+    PERSONALISE = "personalise"
+    ITEM_AGGREGATES = "item-aggregates"
+
+
 _CHECKOUT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("connect", "jobs", "models", "schemas", "udfs")
 _SEND_LIMIT_S = 30
@@ -50,19 +60,32 @@ def up(
 def submit(
     run_dir: RunDir = DEFAULT_RUN_DIR,
     savepoint: Annotated[str | None, typer.Option(help="Savepoint to start from.")] = None,
-    bundle: Annotated[str, typer.Option(help="Bundle version to rank with; default: the newest shipped.")] = "",
+    bundle: Annotated[
+        str, typer.Option(help="Bundle version for personalise to rank with; default: the newest shipped.")
+    ] = "",
+    job: Annotated[Job, typer.Option(help="Which job.")] = Job.PERSONALISE,
 ) -> None:
-    """Submit the personalise job to the local cluster, exactly as `flink run` does on yours (README, "Your own cluster").
+    """Submit a job to the local cluster, exactly as `flink run` does on yours (README, "Your own cluster").
 
-    Example:
+    Each job needs a slot, so a TaskManager, of its own: `riffle up --task-managers 2` for both.
+
+    Examples:
 
         riffle submit --savepoint .riffle/flink/savepoints/savepoint-1234
+
+        riffle submit --job item-aggregates
     """
+    if bundle and job is not Job.PERSONALISE:
+        fail(f"The job {job.value} ranks nothing: leave out --bundle.")
     try:
         stack = Stack(run_dir, say=err.print)
         if not stack.status().up:
             fail("The local stack is not up: run `riffle up` first.")
-        job_id = submit_personalise(stack, savepoint=savepoint, bundle=bundle)
+        job_id = (
+            submit_personalise(stack, savepoint=savepoint, bundle=bundle)
+            if job is Job.PERSONALISE
+            else submit_item_aggregates(stack, savepoint=savepoint)
+        )
         err.print("Submitted; waiting until every task runs.")
         stack.wait_running(job_id)
     except LocalError as error:
@@ -101,12 +124,23 @@ def submit_personalise(
 ) -> str:
     """The job's id. The code travels as one folder that holds the packages. `where`: other addresses than the stack's own;
     the rest of it the job reads from the environment."""
-    where = where or stack.connections(namespace)
+    options = ["--bundle", bundle] if bundle else []
+    options += ["--parallelism", str(parallelism)] if parallelism else []
+    return _submit(stack, Job.PERSONALISE, where or stack.connections(namespace), options, savepoint)
+
+
+def submit_item_aggregates(stack: Stack, *, namespace: str = "", savepoint: str | None = None) -> str:
+    """The job's id."""
+    return _submit(stack, Job.ITEM_AGGREGATES, stack.connections(namespace), [], savepoint)
+
+
+def _submit(stack: Stack, job: Job, where: Connections, options: list[str], savepoint: str | None) -> str:
     args = ["--brokers", where.brokers, "--redis-url", where.redis_url]
     args += ["--namespace", where.namespace] if where.namespace else []
-    args += ["--bundle", bundle] if bundle else []
-    args += ["--parallelism", str(parallelism)] if parallelism else []
-    return stack.submit(_CHECKOUT / "jobs" / "personalise.py", args, [stage_app(stack.run_dir / "app")], savepoint)
+    # A folder for each job: `flink run` of one must not lose its code to the other's.
+    app = stage_app(stack.run_dir / ("app" if job is Job.PERSONALISE else f"app-{job.value}"))
+    file = _CHECKOUT / "jobs" / f"{job.value.replace('-', '_')}.py"
+    return stack.submit(file, args + options, [app], savepoint)
 
 
 def stage_app(folder: Path) -> Path:

@@ -17,6 +17,7 @@ from schemas.keys import user_key
 from udfs.logic.item_rates import rates, window_share
 
 app = typer.Typer(help="Features: what is defined, and what is served.", no_args_is_help=True)
+_NOTHING = ItemRow(0, 0, 0, ())
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -167,7 +168,8 @@ def _row(key: RowKey) -> dict[str, Any]:
     found: dict[str, Any] = {"window_end_ms": row.window_end_ms, **dict(zip(codec.ids, row.counts))}
     if key.level != "item":
         return found
-    by_name = [dict(zip(codec.columns, one.counts)) for one in (*(around[g] for g in groups if g in around), row)]
+    chain = [around.get(group, _NOTHING) for group in groups]
+    by_name = [dict(zip(codec.columns, one.counts or [0] * len(codec.columns))) for one in (*chain, row)]
     by_hour = [dict(zip(codec.columns, around[hour].counts))["clicks_28d"] if hour in around else 0 for hour in hours]
     computed = rates(by_name, window_share(by_hour, row.window_end_ms))
     return {"subcategory": row.subcategory, "category": row.category, **found, **computed}

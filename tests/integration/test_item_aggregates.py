@@ -90,7 +90,7 @@ def test_time_empties_the_two_hours_and_then_the_28_days(result: dict[str, Any],
 
 
 def test_an_items_row_names_its_groups(result: dict[str, Any]) -> None:
-    row = history(result, "item|boot-1")[-1]
+    row = history(result, "item|boot-1")[-2]
     assert row is not None
     assert (row.subcategory, row.category) == ("boots", "shoes")
 

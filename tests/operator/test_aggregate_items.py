@@ -19,6 +19,7 @@ from tests.fakes import DAY, HOUR, NOW, FakeClock, FakeContext, FakeRuntimeConte
 from udfs import aggregate_items
 from udfs.aggregate_items import AGGREGATE_ITEMS, CATALOGUE, AggregateItems
 from udfs.logic.item_aggregates import ACTIONS, SLICE_MS, decode
+from udfs.redis_writer import Owed
 from udfs.store_item_features import StoreItemFeatures
 
 ROWS = OutputTag("rows", Types.STRING())
@@ -158,7 +159,7 @@ def test_what_is_refused_is_counted_and_leaves_nothing(clock: FakeClock, kind: s
 
 class FakeWriter:
     def __init__(self, reached: bool | Exception = True) -> None:
-        self.reached, self.writes = reached, list[Any]()
+        self.reached, self.writes, self.owed = reached, list[Any](), Owed()
 
     async def write(self, keys: list[str], args: list[Any]) -> bool:
         self.writes.append((keys, args))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,14 +23,13 @@ def test_a_rate_is_drawn_to_the_one_above_by_the_weight() -> None:
 
 
 def test_nothing_tried_anywhere_is_a_rate_of_zero() -> None:
-    assert smoothed_rate([(0, 0), (0, 0)]) == smoothed_rate([]) == 0.0
+    assert smoothed_rate([(0, 0), (0, 0)]) == smoothed_rate([(0, 0)]) == 0.0
 
 
 @given(st.lists(TRIALS, min_size=1, max_size=4))
 def test_a_rate_lies_between_the_lowest_and_the_highest_of_its_levels(levels: list[tuple[int, int]]) -> None:
-    raw = [successes / trials for successes, trials in levels if trials]
-    if raw:
-        assert min([*raw, 0.0]) - 1e-12 <= smoothed_rate(levels) <= max(raw) + 1e-12
+    raw = [successes / trials for successes, trials in levels if trials] or [0.0]
+    assert min([*raw, 0.0]) - 1e-12 <= smoothed_rate(levels) <= max(raw) + 1e-12
 
 
 @given(st.lists(st.integers(0, 1000), min_size=24, max_size=24), st.integers(0, 10 * 24 * 12))
@@ -46,6 +46,14 @@ def test_a_trend_of_one_is_as_always() -> None:
     assert trend(clicks_2h=10, clicks_28d=10 * 12 * 28, share=share) == pytest.approx(1.0)
     assert trend(clicks_2h=100, clicks_28d=10 * 12 * 28, share=share) > 5
     assert trend(clicks_2h=0, clicks_28d=0, share=share) == 1.0
+
+
+@given(st.lists(st.lists(TRIALS, min_size=3, max_size=3), min_size=1, max_size=3))
+def test_rates_of_many_items_are_those_of_each(levels: list[list[tuple[int, int]]]) -> None:
+    everything = (7, 100)
+    arrays = [tuple(np.array(column, float) for column in zip(*level)) for level in levels]
+    together = smoothed_rate([everything, *arrays])  # type: ignore[list-item]
+    assert together == pytest.approx([smoothed_rate([everything, *one]) for one in zip(*levels)])
 
 
 def test_the_registry_names_every_rate() -> None:

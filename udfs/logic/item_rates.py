@@ -10,6 +10,12 @@ Rates are not stored: one click changes the rate of everything, and a stored one
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Count = int | npt.NDArray[np.float64]
 
 PRIOR_WEIGHT = 50.0
 TREND_WEIGHT = 5.0  # clicks: how much must come before an item can be far from 1
@@ -19,18 +25,17 @@ _DAYS = 28
 _WINDOW_HOURS = 2
 
 
-def smoothed_rate(levels: Sequence[tuple[int, int]], weight: float = PRIOR_WEIGHT) -> float:
-    """(successes, trials) from the widest level to the narrowest → the narrowest level's rate; 0 where nothing was tried.
+def smoothed_rate(levels: Sequence[tuple[Count, Count]], weight: float = PRIOR_WEIGHT) -> Any:
+    """(successes, trials) from the widest level, which is one for all, to the narrowest → the narrowest level's rate.
 
-    The widest has nothing above it: its rate is as counted. A level that is missing is left out.
+    The widest has nothing above it: its rate is as counted, 0 where nothing was tried. A level with no trials takes the rate
+    above. Below the widest, arrays of one length do as well as numbers.
     """
-    rate: float | None = None
-    for successes, trials in levels:
-        if rate is None:
-            rate = successes / trials if trials else None
-        else:
-            rate = (successes + weight * rate) / (trials + weight)
-    return 0.0 if rate is None else rate
+    (successes, trials), *below = levels
+    rate: Any = successes / trials if trials else 0.0
+    for successes, trials in below:
+        rate = (successes + weight * rate) / (trials + weight)
+    return rate
 
 
 def window_share(by_hour: Sequence[int], window_end_ms: int) -> float:
@@ -47,16 +52,19 @@ def window_share(by_hour: Sequence[int], window_end_ms: int) -> float:
     return clicks / total
 
 
-def trend(clicks_2h: int, clicks_28d: int, share: float) -> float:
+def trend(clicks_2h: Count, clicks_28d: Count, share: float) -> Any:
     """Clicks of two hours against what 28 days lead one to expect of these hours; 1 is as always, 3 three times as many."""
     expected = clicks_28d / _DAYS * share
     return (clicks_2h + TREND_WEIGHT) / (expected + TREND_WEIGHT)
 
 
-def rates(chain: Sequence[Mapping[str, int]], share: float) -> dict[str, float]:
-    """Every feature that is made by item-rates, of the last of `chain`: counters by name, from the widest level to the item."""
+def rates(chain: Sequence[Mapping[str, Count]], share: float) -> dict[str, Any]:
+    """Every feature that is made by item-rates, of the last of `chain`: counters by name, from everything to the item.
 
-    def rate(successes: str, trials: str) -> float:
+    Everything is one; the levels below may be arrays of one length, an entry for each item.
+    """
+
+    def rate(successes: str, trials: str) -> Any:
         return smoothed_rate([(level[successes], level[trials]) for level in chain])
 
     item = chain[-1]
