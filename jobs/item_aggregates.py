@@ -189,7 +189,7 @@ def main(
     streams.table(topics.INTERACTIONS, EVENT_TIME_MS)
     streams.table(topics.ITEMS, APPEND_TIME_MS)
     rows = build(streams.tables, connections, Settings(state_epoch=int(time.time())), counts)
-    streams.write(rows, "item-features", [topics.ITEM_FEATURES])
+    streams.write(rows, "rows", [topics.ITEM_FEATURES])
     streams.attach()
     execute(env, NAME)
 

@@ -24,6 +24,8 @@ from models.bundle import BundleError, latest, read_manifest
 from models.store import SHIPPED
 from schemas import topics
 from schemas.connections import Connections, InvalidConnection
+from schemas.features import FeatureError, registry
+from udfs.logic.item_rates import require
 from udfs.logic.records import Rules
 from udfs.logic.when_to_rank import DEFAULT_POLICY
 from udfs.outputs import EXACTLY_ONCE_TOPICS
@@ -106,7 +108,8 @@ def main(
     try:
         connections = Connections.from_environment(brokers=brokers, redis_url=redis_url, namespace=namespace)
         kafka_security(connections)  # refused here, in a sentence, and not by a JVM later
-    except InvalidConnection as error:
+        require(registry())
+    except (InvalidConnection, FeatureError) as error:
         raise typer.BadParameter(str(error)) from error
     env = StreamExecutionEnvironment.get_execution_environment()
     env.set_max_parallelism(MAX_PARALLELISM)

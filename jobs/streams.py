@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pyflink.common.typeinfo import Types
 from pyflink.datastream import DataStream, KeyedStream, StreamExecutionEnvironment
 from pyflink.table import StreamTableEnvironment
+from pyflink.table.expressions import col
 
 from jobs.flink import keyed_on_jvm
 from jobs.kafka_security import kafka_security
@@ -111,8 +112,12 @@ class Streams:
 
     def write(self, stream: DataStream, sink: str, names: Iterable[str], *, exactly_once: bool = False) -> None:
         """Send a stream of OUTPUT_TYPE rows to the topics that they name. `sink` names the table, and so its operator."""
-        self._sink(sink, [self._connections.topic(name) for name in names], exactly_once)
-        self._statements.add_insert(sink, self.tables.from_data_stream(stream))
+        topic_names = [self._connections.topic(name) for name in names]
+        rows = self.tables.from_data_stream(stream)
+        if len(topic_names) == 1:  # the connector then refuses to be told which
+            rows = rows.drop_columns(col("topic"))
+        self._sink(sink, topic_names, exactly_once)
+        self._statements.add_insert(sink, rows)
 
     def attach(self) -> None:
         """Make the sinks part of the job that `env.execute` runs."""
@@ -164,9 +169,10 @@ class Streams:
             if exactly_once
             else {"sink.delivery-guarantee": "at-least-once", "properties.linger.ms": "0"}
         )
+        topic = "" if len(topic_names) == 1 else "`topic` STRING METADATA, "
         self.tables.execute_sql(
             f"""CREATE TABLE `{table}` (
-                `topic` STRING METADATA, `k` BYTES, `v` BYTES, `headers` MAP<STRING, BYTES> METADATA
+                {topic}`k` BYTES, `v` BYTES, `headers` MAP<STRING, BYTES> METADATA
             ) WITH ({
                 _options(
                     {

@@ -19,7 +19,7 @@ from schemas import topics
 from schemas.connections import Connections
 from schemas.features import ITEM_AGGREGATES, ITEM_RATES, Feature, Registry
 from schemas.features_row import ALL, LEVELS, RowCodec, RowError, RowKey
-from udfs.logic.item_rates import Count, rates, window_share
+from udfs.logic.item_rates import Count, rates, require, window_share
 from udfs.replica import KeyValue, Replica
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ class ItemFeaturesReplica(Replica):
         self, connections: Connections, registry: Registry, groups_of: Callable[[str], Groups] = lambda _: None
     ) -> None:
         super().__init__(connections, topics.ITEM_FEATURES)
+        require(registry)
         self._codec = RowCodec(registry)
         self._groups_of = groups_of
         self._counters = registry.item_columns()

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.features import ITEM_RATES, registry
-from udfs.logic.item_rates import PRIOR_WEIGHT, rates, smoothed_rate, trend, window_share
+from schemas.features import DEFINITIONS, ITEM_RATES, FeatureError, parse, registry
+from udfs.logic.item_rates import PRIOR_WEIGHT, rates, require, smoothed_rate, trend, window_share
 
 HOUR = 3_600_000
 TRIALS = st.integers(0, 10_000).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials)))
@@ -59,3 +59,19 @@ def test_rates_of_many_items_are_those_of_each(levels: list[list[tuple[int, int]
 def test_the_registry_names_every_rate() -> None:
     counters = {one.name: 3 for one in registry().item_columns()}
     assert set(rates([counters], 0.1)) == {one.name for one in registry().of("item", ITEM_RATES)}
+
+
+def test_a_registry_that_does_not_fit_is_refused() -> None:
+    require(registry())
+    text = DEFINITIONS.read_text()
+    entry = next(part for part in text.split("[[feature]]") if 'name = "ctr_28d"' in part)
+    with pytest.raises(FeatureError, match="ctr_7d@1 is made by item-rates, which makes ctr_2h"):
+        require(parse(f"{text}\n[[feature]]{entry.replace('ctr_28d', 'ctr_7d')}"))
+    with pytest.raises(FeatureError, match="item-rates uses ctr_2h as f32"):
+        require(
+            parse(
+                text.replace('type = "f32"', 'type = "text"')
+                .replace("default = 0.0", 'default = ""')
+                .replace("default = 1.0", 'default = ""')
+            )
+        )

@@ -15,7 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from schemas.features import ITEM_RATES, FeatureError, Registry
+
 Count = int | npt.NDArray[np.float64]
+
+# What is read, and what is made: the registry has to agree.
+COUNTERS = ("clicks_2h", "impressions_2h", "clicks_28d", "impressions_28d", "purchases_28d")
+RATES = ("ctr_2h", "ctr_28d", "conversion_28d", "trend")
 
 PRIOR_WEIGHT = 50.0
 TREND_WEIGHT = 5.0  # clicks: how much must come before an item can be far from 1
@@ -74,3 +80,14 @@ def rates(chain: Sequence[Mapping[str, Count]], share: float) -> dict[str, Any]:
         "conversion_28d": rate("purchases_28d", "clicks_28d"),
         "trend": trend(item["clicks_2h"], item["clicks_28d"], share),
     }
+
+
+def require(features: Registry) -> None:
+    """Refuse a registry that does not have what is read here, or asks for a rate that is not made. Raises FeatureError."""
+    features.require(dict.fromkeys(COUNTERS, "u32") | dict.fromkeys(RATES, "f32"), ITEM_RATES)
+    for one in features.of("item", ITEM_RATES):
+        if one.name not in RATES or not set(one.sources) <= set(COUNTERS):
+            raise FeatureError(
+                f"{one.id} is made by {ITEM_RATES}, which makes {', '.join(RATES)} from {', '.join(COUNTERS)}: "
+                "add it to udfs/logic/item_rates.py first."
+            )
