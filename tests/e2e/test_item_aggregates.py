@@ -18,6 +18,7 @@ from schemas.features_row import ALL, RowKey, row_codec
 from schemas.items import Item
 from schemas.topics import TOPICS
 from tests.e2e.engine import Engine, Reader, produce, wait_for
+from trials.hands import LocalHands
 
 CODEC = row_codec()
 BOOT, SHOES, LAMP = RowKey("item", "boot-1"), RowKey("category", "shoes"), RowKey("item", "lamp-9")
@@ -71,9 +72,10 @@ def test_interactions_become_rows_and_survive_a_kill(engine: Engine) -> None:
         keys = {CODEC.record_key(key) for key in (BOOT, SHOES, ALL, LAMP)}
         reader.until(lambda records: keys <= {one.key for one in records[topics.ITEM_FEATURES]}, limit_s=10)
 
-    engine.kill_task_manager()
+    hands = LocalHands(engine.stack)
+    hands.start_spare()
+    hands.kill_task_manager()
     produce(engine.where, topics.INTERACTIONS, clicks("boot-1"))
-    engine.stack.start()  # puts another in the place of the one that was killed
     wanted = [wanted[0] + USERS, wanted[1] + USERS, wanted[2] + USERS, USERS]
     wait_for(lambda: counted(BOOT, SHOES, ALL, LAMP) == wanted, 90, "the clicks after the kill are counted, once")
     assert _settled(lambda: counted(BOOT, SHOES, ALL, LAMP)) == wanted
