@@ -22,6 +22,7 @@ from schemas.control import ActivateBundle
 from schemas.items import Item
 
 RunDir = Annotated[Path, typer.Option(help="Where data, logs and process ids are kept.")]
+
 _CHECKOUT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("connect", "jobs", "models", "schemas", "udfs")
 _SEND_LIMIT_S = 30
@@ -31,6 +32,7 @@ class Job(str, Enum):
     """What can be submitted; the file is jobs/<name>.py with underscores."""
 
     PERSONALISE = "personalise"
+    ITEM_AGGREGATES = "item-aggregates"
     TRAINING_LOG = "training-log"
 
 
@@ -65,13 +67,15 @@ def submit(
 ) -> None:
     """Submit a job to the local cluster, exactly as `flink run` does on yours (README, "Your own cluster").
 
-    Each job needs a slot, so a TaskManager, of its own: `riffle up --task-managers 2` for two.
+    Each job needs a slot, so a TaskManager, of its own: `riffle up --task-managers 3` for all three.
 
     Examples:
 
         riffle submit --job training-log
 
         riffle submit --savepoint .riffle/flink/savepoints/savepoint-1234
+
+        riffle submit --job item-aggregates
     """
     if bundle and job is not Job.PERSONALISE:
         fail(f"The job {job.value} ranks nothing: leave out --bundle.")
@@ -83,6 +87,8 @@ def submit(
             submit_personalise(stack, savepoint=savepoint, bundle=bundle)
             if job is Job.PERSONALISE
             else submit_training_log(stack, savepoint=savepoint)
+            if job is Job.TRAINING_LOG
+            else submit_item_aggregates(stack, savepoint=savepoint)
         )
         err.print("Submitted; waiting until every task runs.")
         stack.wait_running(job_id)
@@ -134,6 +140,12 @@ def submit_training_log(
 ) -> str:
     """The job's id. `options` are the job's own, such as `--click-s`."""
     return _submit(stack, Job.TRAINING_LOG, where or stack.connections(), options, savepoint)
+
+
+def submit_item_aggregates(stack: Stack, *, namespace: str = "", savepoint: str | None = None) -> str:
+    """The job's id."""
+    where = stack.connections(namespace)
+    return _submit(stack, Job.ITEM_AGGREGATES, where, ["--redis-url", where.redis_url], savepoint)
 
 
 def _submit(stack: Stack, job: Job, where: Connections, options: Sequence[str], savepoint: str | None) -> str:

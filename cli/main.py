@@ -9,6 +9,7 @@ from cli import (
     cluster,
     dead_letters,
     doctor,
+    features,
     feed,
     importing,
     load,
@@ -41,6 +42,7 @@ app.command("chaos")(chaos.chaos)
 app.command("parity")(training_parity.parity)
 app.command("activate")(cluster.activate)
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(features.app, name="features")
 app.add_typer(redis.app, name="redis")
 app.add_typer(training.app, name="training-rows")
 

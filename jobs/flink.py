@@ -46,7 +46,7 @@ def use_thread_mode(env: StreamExecutionEnvironment) -> None:
     get_j_env_configuration(env._j_stream_execution_environment).setString("python.execution-mode", "thread")
 
 
-def rank_async(stream: DataStream, function: AsyncFunction, capacity: int, output_type: TypeInformation) -> DataStream:
+def run_async(stream: DataStream, function: AsyncFunction, capacity: int, output_type: TypeInformation) -> DataStream:
     """Apply an AsyncFunction in process mode, in the same slot as the operator before it (same parallelism: forward).
 
     The time limit is 0: a limit of Flink's would start one OS thread per record. The function keeps its own.

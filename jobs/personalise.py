@@ -17,13 +17,15 @@ import typer
 from pyflink.common.typeinfo import Types
 from pyflink.datastream import DataStream, KeyedStream, OutputTag, StreamExecutionEnvironment
 
-from jobs.flink import execute, rank_async, side_output, use_thread_mode
+from jobs.flink import execute, run_async, side_output, use_thread_mode
 from jobs.kafka_security import kafka_security
 from jobs.streams import OUTPUT_TYPE, Streams
 from models.bundle import BundleError, latest, read_manifest
 from models.store import SHIPPED
 from schemas import topics
 from schemas.connections import Connections, InvalidConnection
+from schemas.features import FeatureError, registry
+from udfs.logic.item_rates import require
 from udfs.logic.records import Rules
 from udfs.logic.when_to_rank import DEFAULT_POLICY
 from udfs.outputs import EXACTLY_ONCE_TOPICS
@@ -82,7 +84,7 @@ def build(records: KeyedStream, control: DataStream, connections: Connections, s
     )
     rank = RankCandidates(connections, settings.ranking)
     # Threads of their own: state goes on while lists are ranked, and while a checkpoint flushes the sinks of exact records.
-    ranked = rank_async(states, rank, settings.in_flight, OUTPUT_TYPE).name(RANK_CANDIDATES).uid(RANK_CANDIDATES)
+    ranked = run_async(states, rank, settings.in_flight, OUTPUT_TYPE).name(RANK_CANDIDATES).uid(RANK_CANDIDATES)
     ranked = ranked.start_new_chain()
     return Outputs(ranked, side_output(states, RECORDS), side_output(states, EXACT))
 
@@ -106,7 +108,8 @@ def main(
     try:
         connections = Connections.from_environment(brokers=brokers, redis_url=redis_url, namespace=namespace)
         kafka_security(connections)  # refused here, in a sentence, and not by a JVM later
-    except InvalidConnection as error:
+        require(registry())
+    except (InvalidConnection, FeatureError) as error:
         raise typer.BadParameter(str(error)) from error
     env = StreamExecutionEnvironment.get_execution_environment()
     env.set_max_parallelism(MAX_PARALLELISM)

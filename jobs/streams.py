@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pyflink.common.typeinfo import Types
 from pyflink.datastream import DataStream, KeyedStream, StreamExecutionEnvironment
 from pyflink.table import StreamTableEnvironment
+from pyflink.table.expressions import col
 
 from jobs.flink import keyed_on_jvm
 from jobs.kafka_security import kafka_security
@@ -74,6 +75,10 @@ _VALID_KEY = (
     "CHAR_LENGTH(CAST(`k` AS STRING)) BETWEEN 3 AND 66 AND SUBSTRING(CAST(`k` AS STRING) FROM 1 FOR 2) IN ('u:', 's:')"
 )
 
+# Watermarks only end windows, and late events correct them: there is no need to wait for long.
+_OUT_OF_ORDER_S = 5
+_IDLE_S = 5
+
 
 class Streams:
     """Sources and sinks of one job on one Kafka. Nothing is registered before it is asked for."""
@@ -119,6 +124,12 @@ class Streams:
             )
         return keyed_on_jvm(self.tables, self.tables.sql_query(" UNION ALL ".join(parts)), LOG_TYPE)
 
+    def table(self, name: str, event_time_ms: str) -> None:
+        """Register a topic from its beginning, under its name, as `k`, `v` and metadata. The watermark goes by `event_time_ms`,
+        which is SQL; a partition without records does not hold it back.
+        """
+        self._source(name, start_from="earliest-offset", event_time_ms=event_time_ms)
+
     def values(self, name: str) -> DataStream:
         """A topic's values from its beginning, as bytes."""
         self._source(name, start_from="earliest-offset")
@@ -130,17 +141,28 @@ class Streams:
 
     def write(self, stream: DataStream, sink: str, names: Iterable[str], *, exactly_once: bool = False) -> None:
         """Send a stream of OUTPUT_TYPE rows to the topics that they name. `sink` names the table, and so its operator."""
-        self._sink(sink, [self._connections.topic(name) for name in names], exactly_once)
-        self._statements.add_insert(sink, self.tables.from_data_stream(stream))
+        topic_names = [self._connections.topic(name) for name in names]
+        rows = self.tables.from_data_stream(stream)
+        if len(topic_names) == 1:  # the connector then refuses to be told which
+            rows = rows.drop_columns(col("topic"))
+        self._sink(sink, topic_names, exactly_once)
+        self._statements.add_insert(sink, rows)
 
     def attach(self) -> None:
         """Make the sinks part of the job that `env.execute` runs."""
         self._statements.attach_as_datastream()
 
-    def _source(self, name: str, start_from: str | None = None, *, watermarks: bool = False) -> None:
-        # Append times rise within a partition, so they are watermarks as they are; a silent partition holds nobody up.
-        watermark = ", WATERMARK FOR `append_time` AS `append_time`" if watermarks else ""
-        idle = {"scan.watermark.idle-timeout": "10 s"} if watermarks else {}
+    def _source(
+        self, name: str, start_from: str | None = None, *, watermarks: bool = False, event_time_ms: str | None = None
+    ) -> None:
+        watermark = ""
+        if watermarks:  # append times rise within a partition, so they are watermarks as they are
+            watermark = ", WATERMARK FOR `append_time` AS `append_time`"
+        elif event_time_ms:
+            watermark = f""", `event_time` AS COALESCE(TO_TIMESTAMP_LTZ({event_time_ms}, 3), TO_TIMESTAMP_LTZ(0, 3)),
+                WATERMARK FOR `event_time` AS `event_time` - INTERVAL '{_OUT_OF_ORDER_S}' SECOND"""
+        # A silent partition holds nobody up.
+        idle = {"scan.watermark.idle-timeout": f"{_IDLE_S} s"} if watermark else {}
         self.tables.execute_sql(
             f"""CREATE TABLE `{name}` (
                 `k` BYTES, `v` BYTES,
@@ -180,9 +202,10 @@ class Streams:
             if exactly_once
             else {"sink.delivery-guarantee": "at-least-once", "properties.linger.ms": "0"}
         )
+        topic = "" if len(topic_names) == 1 else "`topic` STRING METADATA, "
         self.tables.execute_sql(
             f"""CREATE TABLE `{table}` (
-                `topic` STRING METADATA, `k` BYTES, `v` BYTES, `headers` MAP<STRING, BYTES> METADATA
+                {topic}`k` BYTES, `v` BYTES, `headers` MAP<STRING, BYTES> METADATA
             ) WITH ({
                 _options(
                     {

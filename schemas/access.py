@@ -2,7 +2,7 @@
 
 docs/security.md shows these lines, and the end-to-end test grants exactly these before it starts the job.
 
-    job        the Flink job: reads its inputs, writes its outputs, writes lists to Redis
+    job        the Flink jobs, personalise and item-aggregates: read their inputs, write their outputs, write to Redis
     training   the job that makes training rows
     sender     services that send events
     reader     services that read lists: Redis only
@@ -31,9 +31,17 @@ PRINCIPALS = (JOB, TRAINING, SENDER, READER, REQUESTER, CATALOGUE, TOOLS)
 
 TOPIC, GROUP, TRANSACTION = "topic", "group", "transactional-id"
 
-# A word of the job's name in groups and transactional ids; jobs/personalise.py.
-_JOB = "personalise"
-_JOB_READS = (topics.EVENTS, topics.RANK_REQUESTS, topics.IDENTITY, topics.CONTROL, topics.ITEMS)
+# The jobs' names, in groups and transactional ids; jobs/*.py. They share a principal, as they share Flink's processes.
+_JOB, _AGGREGATES = "personalise", "item-aggregates"
+_JOB_READS = (
+    topics.EVENTS,
+    topics.RANK_REQUESTS,
+    topics.IDENTITY,
+    topics.CONTROL,
+    topics.ITEMS,
+    topics.INTERACTIONS,
+    topics.ITEM_FEATURES,
+)
 _JOB_WRITES = (
     topics.EVENTS,
     topics.RANK_REQUESTS,
@@ -43,6 +51,7 @@ _JOB_WRITES = (
     topics.RANKED_FEED,
     topics.RANKED_FEED_LATEST,
     topics.FEATURES,
+    topics.ITEM_FEATURES,
     topics.EVENTS_DLQ,
     topics.EVENTS_LATE,
 )
@@ -77,6 +86,7 @@ def kafka_grants(principal: str, namespace: str) -> list[Grant]:
             *on(tuple(name for name in _JOB_READS if name not in both), "Read"),
             *on(tuple(name for name in _JOB_WRITES if name not in both), "Write"),
             Grant(kind=GROUP, name=group, operations=("Read",)),
+            Grant(kind=GROUP, name=where.group(_AGGREGATES), operations=("Read",)),
             Grant(kind=TRANSACTION, name=group, operations=("Write", "Describe"), prefixed=True),
         ]
     if principal == TRAINING:

@@ -13,6 +13,7 @@ import msgspec
 
 from schemas.control import ControlRecord
 from schemas.event import Event
+from schemas.features import Feature
 from schemas.identity import IdentityRecord
 from schemas.interaction import Interaction
 from schemas.items import Item
@@ -48,6 +49,7 @@ CONTRACTS: dict[str, Contract] = {
     "training-row": Contract(TrainingRow, "Training row", "the value of a record on `training-rows`"),
     "training-unmatched": Contract(Unmatched, "Unmatched record", "the value of a record on `training-unmatched`"),
     "control": Contract(ControlRecord, "Control record", "the value of a record on `control`"),
+    "feature": Contract(Feature, "Feature definition", "an entry of schemas/features.toml"),
     "identity": Contract(IdentityRecord, "Identity record", "the value of a record on `identity`; internal"),
 }
 

@@ -51,3 +51,8 @@ def features_redis_key(namespace: str, key: str) -> str:
 def popular_redis_key(namespace: str, surface: str) -> str:
     """Redis key of the list that a reader falls back to when a user has none."""
     return f"{namespace}popular:{surface}"
+
+
+def item_features_redis_key(namespace: str, version: int, row_key: str) -> str:
+    """Redis key of a row of item features, of one version of the row; see schemas.features_row."""
+    return f"{namespace}item-features:v{version}:{_hash_tag(row_key)}"

@@ -86,11 +86,12 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     bundle: str  # version of the model bundle
     ranker: str
     policy: str
-    items_offsets: dict[int, int]  # of the `items` replica: the feature version
+    items_offsets: dict[int, int]  # of the worker's copy of `items`: with item_features_offsets, the feature version
     arms: dict[str, str]
     stage_ms: dict[str, float]  # candidates, encode, score, select, total
     counts: dict[str, int]  # candidates by source, and removed by reason
     cold_start: str | None = None  # which level stood in for a personal ranking, where one did
+    item_features_offsets: dict[int, int] = {}  # of the worker's copy of `item-features`
 
 
 class RankedList(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -3,6 +3,8 @@
     hash  <namespace>list:{<key>}:<surface>    version, list      the newest RankedList of a user on a surface
     hash  <namespace>features:{<key>}          version, features  the user's newest SessionFeatures
     hash  <namespace>popular:<surface>         items              a JSON list of item ids, for users without a list
+    hash  <namespace>item-features:v<row version>:{<level>|<name>}
+                                               version, row       the newest counters of an item or group (features_row)
 
 `version` is what compare-and-set compares: 32 lower-case hex digits, so that text order is number order.
 
@@ -26,10 +28,12 @@ VERSION_FIELD = "version"
 LIST_FIELD = "list"
 FEATURES_FIELD = "features"
 POPULAR_FIELD = "items"
+ROW_FIELD = "row"
 
 _DAY_MS = 86_400_000
 LIST_TTL_MS = 7 * _DAY_MS
 FEATURES_TTL_MS = 7 * _DAY_MS
+ROW_TTL_MS = 29 * _DAY_MS  # nothing is counted for longer than 28 days
 
 CAS_SCRIPT = """\
 local set = 0
@@ -48,7 +52,7 @@ _LIMIT = 2**64
 
 
 class Entry(NamedTuple):
-    """One hash to write: `field` is LIST_FIELD or FEATURES_FIELD, `body` its JSON."""
+    """One hash to write: `field` is LIST_FIELD or FEATURES_FIELD and `body` its JSON; or ROW_FIELD and a packed row."""
 
     key: str
     field: str

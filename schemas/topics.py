@@ -30,6 +30,7 @@ INTERACTIONS = "interactions"
 RANKED_FEED = "ranked-feed"
 RANKED_FEED_LATEST = "ranked-feed-latest"
 FEATURES = "features"
+ITEM_FEATURES = "item-features"
 EVENTS_DLQ = "events-dlq"
 EVENTS_LATE = "events-late"
 TRAINING_ROWS = "training-rows"
@@ -53,6 +54,14 @@ TOPICS: tuple[TopicSpec, ...] = (
     ),
     TopicSpec(
         name=FEATURES, purpose="session features, keyed by user", retention_ms=None, compacted=True, compression="lz4"
+    ),
+    TopicSpec(
+        name=ITEM_FEATURES,
+        purpose="counters of items, groups and contexts, keyed v<row version>|<level>|<name>",
+        partitions=4,
+        retention_ms=None,
+        compacted=True,
+        compression="lz4",
     ),
     # The dead letters must hold what the inputs may hold, and their headers.
     TopicSpec(

@@ -122,12 +122,14 @@ class FakeTimerService:
     def __init__(self) -> None:
         self.timers: set[int] = set()
         self.watermark = -(1 << 63)  # as before the first one
+        self.event_timers: set[int] = set()
 
     def register_processing_time_timer(self, at_ms: int) -> None:
         self.timers.add(at_ms)
 
     def register_event_time_timer(self, at_ms: int) -> None:
         self.timers.add(at_ms)
+        self.event_timers.add(at_ms)
 
     def current_watermark(self) -> int:
         return self.watermark

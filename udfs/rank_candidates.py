@@ -13,6 +13,7 @@ import hashlib
 import logging
 import time
 from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from models.store import BundleStore, LoadedBundle
 from schemas import topics
 from schemas.connections import Connections
 from schemas.event import Click
+from schemas.features import registry
 from schemas.keys import features_redis_key, list_redis_key, popular_redis_key
 from schemas.ranking import (
     RankedItem,
@@ -38,6 +40,7 @@ from schemas.record import TopicRecord
 from schemas.redis_layout import FEATURES_FIELD, LIST_FIELD, LIST_TTL_MS, Entry, cas_arguments, version
 from schemas.user_state import UserState, decode
 from udfs.breaker import Breaker
+from udfs.item_features_replica import ItemFeaturesReplica
 from udfs.logic.session_features import session_features
 from udfs.logic.sessions import Position, apply_event, freshness
 from udfs.logic.slate import Slate, explain, hidden, rank
@@ -101,6 +104,8 @@ class RankCandidates(AsyncFunction):
         self._replica = ItemsReplica(self._connections)
         self._bundles = BundleStore(self._settings.bundles, self._settings.cache_mb, self._replica.groups_of)
         self._replica.start()
+        self._features = ItemFeaturesReplica(self._connections, registry(), self._replica.groups_of)
+        self._features.start()
         self._runner = Runner(onnxruntime.RunOptions)
         self._breaker = Breaker(failures=5, rest_s=1.0, clock=time.monotonic)
         self._redis: RedisWriter | None = None
@@ -116,6 +121,13 @@ class RankCandidates(AsyncFunction):
         watch(metrics, "model_breaker_open", lambda: int(self._breaker.is_open))
         watch(metrics, "model_threads_hanging", lambda: self._runner.hanging)
         watch(metrics, "redis_breaker_open", lambda: self._redis.nodes_down if self._redis else 0)
+        watch(metrics, "item_features_ready", lambda: int(self._features.ready.is_set()))
+        watch(metrics, "item_features_rejected", lambda: self._features.rejected)
+        watch(metrics, "item_features_keys", lambda: len(self._features))
+        watch(metrics, "item_features_age_ms", lambda: self._features.age_ms(int(time.time() * 1000)))
+        watch(metrics, "features_fetched", lambda: self._features.fetched)
+        for one in self._features.features:
+            watch(metrics, f"feature_nulls_{one.name}", partial(self._features.nulls.__getitem__, one.id))
         watch(metrics, "redis_writes_owed", lambda: len(self._redis.owed) if self._redis else 0)
         watch(metrics, "redis_writes_repaid", lambda: self._redis.repaid if self._redis else 0)
         watch(metrics, "redis_writes_lost", lambda: self._redis.owed.lost if self._redis else 0)
@@ -127,6 +139,7 @@ class RankCandidates(AsyncFunction):
 
     def close(self) -> None:
         self._replica.stop()
+        self._features.stop()
         self._runner.close()
 
     async def async_invoke(self, value: bytes) -> list[Row]:
@@ -230,6 +243,7 @@ class RankCandidates(AsyncFunction):
             ranker=bundle.name,
             policy=self._settings.policy,
             items_offsets=dict(self._replica.offsets),
+            item_features_offsets=dict(self._features.offsets),
             arms={},
             stage_ms=slate.stage_ms,
             counts=slate.counts,

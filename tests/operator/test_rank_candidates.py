@@ -12,6 +12,7 @@ import pytest
 
 from schemas import topics
 from schemas.connections import Connections
+from schemas.features import registry
 from schemas.ranking import (
     RankedList,
     RankRequest,
@@ -54,6 +55,21 @@ class FakeReplica:
         return None
 
 
+class FakeFeatures(FakeReplica):
+    """A copy of item-features of which the ranker only asks how it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offsets = {2: 7}
+        self.features, self.nulls, self.fetched = registry().item_columns()[:1], {"impressions_2h@1": 3}, 4
+
+    def __len__(self) -> int:
+        return 5
+
+    def age_ms(self, now_ms: int) -> int:
+        return 6
+
+
 class FakeRedis:
     """Keeps what is written, in order; `down` makes it answer as the writer does when Redis is away."""
 
@@ -84,6 +100,8 @@ class Harness:
         self.replica, self.redis, self.runtime = FakeReplica(), FakeRedis(), FakeRuntimeContext()
         monkeypatch.setattr(rank_candidates, "BundleStore", lambda *_, **__: self.store)
         monkeypatch.setattr(rank_candidates, "ItemsReplica", lambda *_: self.replica)
+        self.features = FakeFeatures()
+        monkeypatch.setattr(rank_candidates, "ItemFeaturesReplica", lambda *_: self.features)
         monkeypatch.setattr(rank_candidates, "RedisWriter", lambda *_: self.redis)
         monkeypatch.setattr(rank_candidates, "_WARM_UP_ROUNDS", 0)
         self.operator = RankCandidates(
@@ -199,7 +217,17 @@ def test_the_receipt_says_what_was_seen_and_what_made_it(harness: Harness) -> No
     receipt = lists(harness.run(task("home", state=state))[0])[0].receipt
     assert receipt.freshness == freshness(state)
     assert (receipt.bundle, receipt.ranker, receipt.policy, receipt.items_offsets) == ("b1", "fake", "1", {0: 41})
+    assert receipt.item_features_offsets == {2: 7}
     assert set(receipt.stage_ms) == {"candidates", "encode", "score", "select", "total"}
+
+
+def test_the_copy_of_item_features_is_followed_and_measured(harness: Harness) -> None:
+    assert harness.features.running
+    counted = harness.counts
+    assert (counted["item_features_ready"], counted["item_features_keys"], counted["item_features_age_ms"]) == (1, 5, 6)
+    assert (counted["features_fetched"], counted["feature_nulls_impressions_2h"]) == (4, 3)
+    harness.operator.close()
+    assert not harness.features.running
 
 
 def test_the_same_content_has_the_same_list_id_and_other_content_another(harness: Harness) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from jobs import training_log
+from jobs import item_aggregates, training_log
 from jobs.personalise import NAME, RANKED_TOPICS, RECORDS_TOPICS
 from schemas import access, topics
 from schemas.connections import SECRETS, Connections
@@ -23,17 +23,26 @@ def may(principal: str, operation: str) -> set[str]:
 
 
 def test_the_job_may_write_what_it_writes_and_read_what_it_reads() -> None:
-    assert may(access.JOB, "Write") == {*RANKED_TOPICS, *RECORDS_TOPICS, *EXACTLY_ONCE_TOPICS}
+    assert may(access.JOB, "Write") == {
+        *RANKED_TOPICS,
+        *RECORDS_TOPICS,
+        *EXACTLY_ONCE_TOPICS,
+        topics.ITEM_FEATURES,
+    }
     assert may(access.JOB, "Read") == {
         topics.EVENTS,
         topics.RANK_REQUESTS,
         topics.IDENTITY,
         topics.CONTROL,
         topics.ITEMS,
+        topics.INTERACTIONS,
+        topics.ITEM_FEATURES,
     }
     others = {(grant.kind, grant.name, grant.prefixed) for grant in access.kafka_grants(access.JOB, "eu-")}
     group = f"eu-riffle-{NAME}"
-    assert {(access.GROUP, group, False), (access.TRANSACTION, group, True)} <= others
+    aggregates = f"eu-riffle-{item_aggregates.NAME}"
+    wanted = {(access.GROUP, group, False), (access.GROUP, aggregates, False), (access.TRANSACTION, group, True)}
+    assert wanted <= others
 
 
 def test_the_training_log_may_write_what_it_writes_and_read_what_it_reads() -> None:
