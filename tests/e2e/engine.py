@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Engine:
-    """`submit`, `kill_task_manager` and the like act on one job of the stack; `where` is not the stack's own where given."""
+    """`submit` and the like act on one job of the stack; `where` is not the stack's own where given."""
 
     def __init__(self, stack: Stack, where: Connections | None = None) -> None:
         self.stack, self.where = stack, where or stack.connections()

@@ -37,6 +37,7 @@ from schemas.keys import features_redis_key
 from tests import certificates, guarded_kafka
 from tests.e2e.engine import Engine, Reader, event, produce, raw, wait_for
 from tests.redis_servers import TlsFront
+from trials.hands import LocalHands
 
 # kafka-python drops its sockets unclosed where it is refused.
 pytestmark = [
@@ -167,7 +168,7 @@ def job(guarded: Guarded) -> Engine:
     return engine
 
 
-def click(guarded: Guarded, user: str, limit_s: float = 120.0) -> Any:
+def click(guarded: Guarded, user: str, limit_s: float = 60.0) -> Any:
     """What the reader gets after the sender's click."""
     with (
         Events(guarded.where(access.SENDER)) as events,
@@ -197,8 +198,9 @@ def test_a_request_is_answered(guarded: Guarded) -> None:
 
 def test_the_job_recovers_under_the_same_rights(guarded: Guarded, job: Engine) -> None:
     """Contract: what a restart asks of Kafka, to abort transactions for one, is granted too."""
-    job.kill_task_manager()
-    job.stack.add_task_manager()
+    hands = LocalHands(job.stack)
+    hands.start_spare()
+    hands.kill_task_manager()
     wait_for(lambda: job.stack.job_status(job.job_id).running, 180, "the job runs again")
     with Reader(guarded.where(access.TOOLS), topics.INTERACTIONS) as reader:
         assert click(guarded, "carol").met
