@@ -19,9 +19,10 @@ from pyflink.datastream.state import ValueStateDescriptor
 
 from bench.filling import Fillable
 from bench.session import OUT, RULES, STAMP, step
-from jobs.flink import use_thread_mode
-from jobs.personalise import EXACT, MAX_PARALLELISM, RECORDS
+from jobs.flink import side_output, use_thread_mode
+from jobs.personalise import EXACT, RECORDS
 from jobs.streams import OUTPUT_TYPE, Streams
+from jobs.submission import MAX_PARALLELISM
 from schemas import topics
 from schemas.connections import Connections
 from schemas.record import Record
@@ -53,7 +54,7 @@ def main(mode: str = "thread", brokers: str = "", out_namespace: str = "") -> No
     env.set_max_parallelism(MAX_PARALLELISM)
     if mode != "process":
         use_thread_mode(env)
-    else:  # PyFlink's defaults, which are for throughput: flink-conf/config.yaml sets them for latency
+    else:  # bundles for throughput; jobs/flink.py makes those of our own process mode for latency
         sizes = Configuration()
         sizes.set_string("python.fn-execution.bundle.size", "1000")
         sizes.set_string("python.fn-execution.bundle.time", "1000")
@@ -75,7 +76,7 @@ def _built(records: KeyedStream, source: Streams, mode: str, namespace: str) -> 
     update = operator(STAMP.state_epoch, STAMP.bundle, RULES, RECORDS, EXACT, namespace)
     control = source.values(topics.CONTROL).broadcast(CONTROL_STATE)
     states = records.connect(control).process(update, _BYTES).name(UID).uid(UID)
-    return [states.get_side_output(RECORDS), states.get_side_output(EXACT)]
+    return [side_output(states, RECORDS), side_output(states, EXACT)]
 
 
 if __name__ == "__main__":

@@ -18,14 +18,14 @@ from typing import NamedTuple
 import msgspec
 import typer
 from pyflink.common.typeinfo import Types
-from pyflink.datastream import DataStream, KeyedStream, OutputTag, StreamExecutionEnvironment
+from pyflink.datastream import DataStream, KeyedStream, OutputTag
 from pyflink.table import Schema, StreamTableEnvironment
 
-from jobs.flink import execute, keyed_on_jvm, run_async, side_output, use_thread_mode
-from jobs.kafka_security import kafka_security
+from jobs.flink import execute, keyed_on_jvm, run_async, side_output
 from jobs.streams import OUTPUT_TYPE, Streams
+from jobs.submission import connected, environment
 from schemas import topics
-from schemas.connections import Connections, InvalidConnection
+from schemas.connections import Connections
 from schemas.features import FeatureError, registry
 from schemas.features_row import RowCodec
 from udfs.aggregate_items import (
@@ -42,7 +42,6 @@ from udfs.store_item_features import UID as STORE_ITEM_FEATURES
 from udfs.store_item_features import StoreItemFeatures
 
 NAME = "item-aggregates"
-MAX_PARALLELISM = 2048  # fixed for the life of a deployment: key groups are counted in it
 
 _BUNDLE_S = 2
 _PLACES = range(len(ACTIONS))
@@ -176,15 +175,10 @@ def main(
     """Submit the item-aggregates job: `flink run -py jobs/item_aggregates.py ...`, see docs/features.md."""
     try:
         counts = counting()
-        connections = Connections.from_environment(brokers=brokers, redis_url=redis_url, namespace=namespace)
-        kafka_security(connections)  # refused here, in a sentence, and not by a JVM later
-    except (FeatureError, InvalidConnection) as error:
+    except FeatureError as error:
         raise typer.BadParameter(str(error)) from error
-    env = StreamExecutionEnvironment.get_execution_environment()
-    env.set_max_parallelism(MAX_PARALLELISM)
-    if parallelism:
-        env.set_parallelism(parallelism)
-    use_thread_mode(env)
+    connections = connected(brokers=brokers, redis_url=redis_url, namespace=namespace)
+    env = environment(parallelism)
     streams = Streams(env, connections, NAME)
     streams.table(topics.INTERACTIONS, EVENT_TIME_MS)
     streams.table(topics.ITEMS, APPEND_TIME_MS)

@@ -15,15 +15,15 @@ from typing import NamedTuple
 import msgspec
 import typer
 from pyflink.common.typeinfo import Types
-from pyflink.datastream import DataStream, KeyedStream, OutputTag, StreamExecutionEnvironment
+from pyflink.datastream import DataStream, KeyedStream, OutputTag
 
-from jobs.flink import execute, run_async, side_output, use_thread_mode
-from jobs.kafka_security import kafka_security
+from jobs.flink import execute, run_async, side_output
 from jobs.streams import OUTPUT_TYPE, Streams
+from jobs.submission import connected, environment
 from models.bundle import BundleError, latest, read_manifest
 from models.store import SHIPPED
 from schemas import topics
-from schemas.connections import Connections, InvalidConnection
+from schemas.connections import Connections
 from schemas.features import FeatureError, registry
 from udfs.logic.item_rates import require
 from udfs.logic.records import Rules
@@ -35,7 +35,6 @@ from udfs.update_user_state import CONTROL_STATE, UpdateUserState
 from udfs.update_user_state import UID as UPDATE_USER_STATE
 
 NAME = "personalise"
-MAX_PARALLELISM = 2048  # fixed for the life of a deployment: key groups are counted in it
 
 RANKED_TOPICS = (topics.RANKED_FEED, topics.RANKED_FEED_LATEST, topics.RANK_RESPONSES, topics.FEATURES)
 RECORDS_TOPICS = (
@@ -105,17 +104,12 @@ def main(
 ) -> None:
     """Submit the personalise job: `flink run -py jobs/personalise.py ...`, see the README."""
     _require_bundle(Path(bundles) if bundles else SHIPPED, bundle)
+    connections = connected(brokers=brokers, redis_url=redis_url, namespace=namespace)
     try:
-        connections = Connections.from_environment(brokers=brokers, redis_url=redis_url, namespace=namespace)
-        kafka_security(connections)  # refused here, in a sentence, and not by a JVM later
         require(registry())
-    except (InvalidConnection, FeatureError) as error:
+    except FeatureError as error:
         raise typer.BadParameter(str(error)) from error
-    env = StreamExecutionEnvironment.get_execution_environment()
-    env.set_max_parallelism(MAX_PARALLELISM)
-    if parallelism:
-        env.set_parallelism(parallelism)
-    use_thread_mode(env)
+    env = environment(parallelism)
     streams = Streams(env, connections, NAME)
     settings = Settings(
         RankSettings(bundles, policy=DEFAULT_POLICY.version), state_epoch=int(time.time()), bundle=bundle or None

@@ -8,19 +8,17 @@ ranked-feed ──┴─ keyed by user ─ update-training-log ─┬─ trainin
 from __future__ import annotations
 
 import typer
-from pyflink.datastream import DataStream, KeyedStream, StreamExecutionEnvironment
+from pyflink.datastream import DataStream, KeyedStream
 
-from jobs.flink import execute, use_thread_mode
-from jobs.kafka_security import kafka_security
+from jobs.flink import execute
 from jobs.streams import OUTPUT_TYPE, Streams
+from jobs.submission import connected, environment
 from schemas import topics
-from schemas.connections import Connections, InvalidConnection
 from udfs.logic.attribution import Rules
 from udfs.update_training_log import UID as UPDATE_TRAINING_LOG
 from udfs.update_training_log import UpdateTrainingLog
 
 NAME = "training-log"
-MAX_PARALLELISM = 2048  # as of jobs/personalise.py: fixed for the life of a deployment
 TOPICS = (topics.TRAINING_ROWS, topics.TRAINING_UNMATCHED)
 
 
@@ -52,16 +50,8 @@ def main(
     parallelism: int = typer.Option(0, help="Parallel subtasks; 0 takes the cluster's default."),
 ) -> None:
     """Submit the training log: `flink run -py jobs/training_log.py ...`, as the personalise job."""
-    try:
-        connections = Connections.from_environment(brokers=brokers, namespace=namespace)
-        kafka_security(connections)
-    except InvalidConnection as error:
-        raise typer.BadParameter(str(error)) from error
-    env = StreamExecutionEnvironment.get_execution_environment()
-    env.set_max_parallelism(MAX_PARALLELISM)
-    if parallelism:
-        env.set_parallelism(parallelism)
-    use_thread_mode(env)
+    connections = connected(brokers=brokers, namespace=namespace)
+    env = environment(parallelism)
     streams = Streams(env, connections, NAME)
     rows = build(
         streams.log_by_user(),

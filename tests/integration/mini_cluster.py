@@ -12,12 +12,12 @@ import time
 
 import msgspec
 from pyflink.common.typeinfo import Types
-from pyflink.datastream import StreamExecutionEnvironment
 from pyflink.table import StreamTableEnvironment
 
-from jobs.flink import keyed_on_jvm, use_thread_mode
-from jobs.personalise import MAX_PARALLELISM, Settings, build
+from jobs.flink import keyed_on_jvm
+from jobs.personalise import Settings, build
 from jobs.streams import INPUT_TYPE, OUTPUT_TYPE
+from jobs.submission import environment
 from schemas.connections import Connections
 from udfs.rank_candidates import RankSettings
 
@@ -60,10 +60,7 @@ EVENTS = [
 
 
 def main(bundles: str) -> None:
-    env = StreamExecutionEnvironment.get_execution_environment()
-    env.set_parallelism(1)
-    env.set_max_parallelism(MAX_PARALLELISM)
-    use_thread_mode(env)
+    env = environment(parallelism=1)
     tables = StreamTableEnvironment.create(env)
     rows = []
     for offset, (key, body) in enumerate(EVENTS):

@@ -12,11 +12,10 @@ from typing import Any
 import msgspec
 from pyflink.common import Row
 from pyflink.common.typeinfo import Types
-from pyflink.datastream import StreamExecutionEnvironment
 from pyflink.table import StreamTableEnvironment
 
-from jobs.flink import use_thread_mode
-from jobs.item_aggregates import MAX_PARALLELISM, Settings, build, counting
+from jobs.item_aggregates import Settings, build, counting
+from jobs.submission import environment
 from schemas.connections import Connections
 
 NOON = 1_767_268_800_000  # 2026-01-01T12:00:00Z
@@ -52,10 +51,7 @@ def _collectable(record: Row) -> Row:
 
 
 def main() -> None:
-    env = StreamExecutionEnvironment.get_execution_environment()
-    env.set_parallelism(1)
-    env.set_max_parallelism(MAX_PARALLELISM)
-    use_thread_mode(env)
+    env = environment(parallelism=1)
     tables = StreamTableEnvironment.create(env)
     # Interactions wait for the catalogue, which is read at once.
     cases = " ".join(f"WHEN {_A_SECOND + number} THEN '{value}'" for number, value in enumerate(INTERACTIONS))

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 
 import msgspec
-from pyflink.datastream import StreamExecutionEnvironment
 from pyflink.table import StreamTableEnvironment
 
-from jobs.flink import keyed_on_jvm, use_thread_mode
+from jobs.flink import keyed_on_jvm
 from jobs.streams import LOG_TYPE
-from jobs.training_log import MAX_PARALLELISM, build
+from jobs.submission import environment
+from jobs.training_log import build
 from schemas import topics
 from schemas.interaction import encode_interaction
 from schemas.ranking import encode_json
@@ -29,10 +29,7 @@ RECORDS = [
 
 
 def main() -> None:
-    env = StreamExecutionEnvironment.get_execution_environment()
-    env.set_parallelism(1)
-    env.set_max_parallelism(MAX_PARALLELISM)
-    use_thread_mode(env)
+    env = environment(parallelism=1)
     tables = StreamTableEnvironment.create(env)
     rows = ", ".join(
         f"('{topic}', x'{value.hex()}', {offset}, CAST({at} AS BIGINT))"
