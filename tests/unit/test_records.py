@@ -508,6 +508,13 @@ def test_a_duplicate_of_what_was_applied_before_the_login_is_not_forwarded() -> 
     assert on_topic(session.event(event_id="e2", user_id=None), topics.EVENTS) != []
 
 
+def test_a_timer_that_is_set_is_not_set_again() -> None:
+    """Contract: registering costs as much as a state access, and a user who clicks fast waits for one timer only."""
+    user = User()
+    user.event(event_id="e1")
+    assert [bool(user.event(event_id=f"e{n}").timers_ms) for n in range(2, 5)] == [True, False, False]
+
+
 # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

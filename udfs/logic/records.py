@@ -134,6 +134,7 @@ class _User:
     ) -> None:
         self.state, self.key, self.stamp, self.rules, self.outcome = state, key, stamp, rules, outcome
         self.now_ms, self.append_ms = now_ms, append_ms
+        self._timer_ms = state.tail.timer_ms  # set by an earlier record, and still set where it lies ahead
 
     def event(self, record: Record) -> None:
         event = parse_event(record.value)
@@ -300,7 +301,7 @@ class _User:
         if not surfaces and not tail.pending and tail.timer_ms <= self.now_ms:
             tail.timer_ms = refresh_at(self.state, self.append_ms, self.now_ms, self.rules.ranking)
         waiting = tail.timer_ms > self.now_ms
-        if waiting:
+        if waiting and tail.timer_ms != self._timer_ms:
             self.outcome.timers_ms.append(tail.timer_ms)
         self.finish(surfaces, trigger, emit=bool(surfaces) or not waiting)
 
