@@ -701,6 +701,8 @@ def test_old_records_are_ranked_once_with_what_is_newest() -> None:
     user.advance(NOW + HOUR + 1_000)
     (task,) = user.tasks
     assert (task.surfaces, task.trigger, decode(task.state).event_no) == (["home"], "click", 300)
+    assert task.append_ms == NOW, "how old what waited is"
+    assert user.state.tail.waiting_since_ms == 0
 
 
 def test_after_catching_up_it_is_at_once_again() -> None:

@@ -107,7 +107,7 @@ def at_timer(state: UserState, routing_key: str, timer_ms: int, now_ms: int, sta
         if now_ms - state.updated_ms >= rules.sessions.idle_ms:
             return _forgotten(state, routing_key, outcome)
         state.tail.idle_timer_h = 0
-    user = _User(state, routing_key, now_ms, stamp, rules, outcome, now_ms)
+    user = _User(state, routing_key, now_ms, stamp, rules, outcome, state.tail.waiting_since_ms or now_ms)
     if state.tail.timer_ms and timer_ms >= state.tail.timer_ms:
         trigger = state.tail.pending_trigger or "event"
         user.finish(overdue(state, now_ms), trigger, emit=True)

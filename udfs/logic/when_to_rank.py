@@ -64,6 +64,7 @@ def due(state: UserState, wanted: list[str], append_ms: int, now_ms: int, policy
         if lagging or now_ms - surface.ranked_ms < interval:
             if name not in tail.pending:
                 tail.pending = [*tail.pending, name]
+                tail.waiting_since_ms = min(tail.waiting_since_ms or append_ms, append_ms)
             at = now_ms + interval if lagging else surface.ranked_ms + interval
             tail.timer_ms = min(tail.timer_ms, at) if tail.timer_ms > now_ms else at
         else:
@@ -91,6 +92,8 @@ def ranked(state: UserState, surface: str, now_ms: int) -> None:
     """Note that the surface is ranked with this state: whatever waited for it is served by it."""
     state.tail.surfaces.setdefault(surface, Surface(0)).ranked_ms = now_ms
     state.tail.pending = [name for name in state.tail.pending if name != surface]
+    if not state.tail.pending:
+        state.tail.waiting_since_ms = 0
 
 
 def overdue(state: UserState, now_ms: int) -> list[str]:
