@@ -518,6 +518,21 @@ def test_a_timer_that_is_set_is_not_set_again() -> None:
 # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_a_request_for_a_session_that_has_logged_in_is_the_users() -> None:
+    """Contract: whoever asks by the session's id gets a list from the state that the session was merged into."""
+    session, user = User("s:s1"), User("u:alice")
+    session.event(event_id="e1", user_id=None)
+    session.identity(Claim("s:s1", "u:alice", NOW))
+    outcome = session.request(user_id=None, session_id="s1")
+    assert outcome.task is None
+    (sent_on,) = on_topic(outcome, topics.RANK_REQUESTS)
+    assert sent_on.key == b"u:alice"
+    answered = user.send(
+        record(sent_on.value, "u:alice", topics.RANK_REQUESTS, via=sent_on.headers[headers.VIA].decode())
+    )
+    assert answered.task is not None and answered.task.key == "u:alice"
+
+
 def test_a_request_is_ranked_at_once() -> None:
     user = User()
     user.event(props={"surface": "shop"})

@@ -142,8 +142,7 @@ class _User:
             self._reject(record, event)
             return
         body_key = user_key(event.user_id, event.session_id)
-        forwarded = record.via == ALIAS and event.user_id is None and self.key.startswith(USER_PREFIX)
-        if body_key != self.key and not forwarded:
+        if body_key != self.key and not self._forwarded(record, event.user_id):
             self._put_back(record, body_key, REROUTE)
             return
         state, at = self.state, _position(record)
@@ -211,8 +210,12 @@ class _User:
             self._answer(request.request_id, error=missing)
             return
         body_key = user_key(request.user_id, request.session_id)
-        if body_key != self.key:
+        if body_key != self.key and not self._forwarded(record, request.user_id):
             self._put_back(record, body_key, REROUTE, request.request_id)
+            return
+        alias = identity.alias_of(self.state, self.now_ms) if is_anonymous(self.key) else None
+        if alias is not None:
+            self._put_back(record, alias, ALIAS, request.request_id)
             return
         if request.reply_by_ms is not None and request.reply_by_ms < self.now_ms:
             self.outcome.count("requests_expired")
@@ -320,6 +323,10 @@ class _User:
         count_record(self.state, at)
         not_applied(self.state, rejected.reason.value, at, id_hash(rejected.event_id) if rejected.event_id else None)
         self._refresh()
+
+    def _forwarded(self, record: Record, user_id: str | None) -> bool:
+        """Whether the record was anonymous and comes from a key that belongs to this user by now."""
+        return record.via == ALIAS and user_id is None and self.key.startswith(USER_PREFIX)
 
     def _put_back(self, record: Record, key: str, via: str, request_id: str | None = None) -> None:
         """Send the record on under another key; a record that has been sent on before and still does not fit is dead."""
