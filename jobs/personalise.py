@@ -27,7 +27,6 @@ from schemas.connections import Connections
 from schemas.features import FeatureError, registry
 from udfs.logic.item_rates import require
 from udfs.logic.records import Rules
-from udfs.logic.when_to_rank import DEFAULT_POLICY
 from udfs.outputs import EXACTLY_ONCE_TOPICS
 from udfs.rank_candidates import UID as RANK_CANDIDATES
 from udfs.rank_candidates import RankCandidates, RankSettings
@@ -121,7 +120,7 @@ def main(
     env = environment(parallelism)
     streams = Streams(env, connections, NAME)
     settings = Settings(
-        RankSettings(bundles, policy=DEFAULT_POLICY.version, decisions_share=decisions_share),
+        RankSettings(bundles, decisions_share=decisions_share),
         state_epoch=int(time.time()),
         bundle=bundle or None,
     )

@@ -25,6 +25,11 @@ Codes = npt.NDArray[np.uint8]
 
 # What became of a candidate, beside the rules' reasons for removing it.
 SHOWN, NOT_SHOWN = "shown", "not_shown"
+# Names in `inputs`: columns of n, by which places were filled.
+ROWS = "rows"  # i32: the bundle's row that stood for the candidate
+GROUP = "group:"  # i32, and then what it groups by; below 0: in no group
+POSTERIORS = "posteriors"  # f64 (n, 2): α and β of its click-through rate
+PREVIOUS = "previous"  # i32: its place in the list before; below 0: none
 # The slot of a place whose item was taken by its score.
 EXPLOIT = "exploit"
 
@@ -114,6 +119,7 @@ class Decision(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     complete: bool
     candidates: Candidates
     places: Places
+    inputs: dict[str, bytes] = {}
 
     def shown(self) -> list[str]:
         """Ids of the list's items, best first."""

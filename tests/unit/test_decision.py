@@ -26,7 +26,8 @@ from schemas.user_state import UserState, encode
 from tests.fakes import NOW
 from udfs.logic.decisions import FALLBACK, Asked, decision_record, seed_of
 from udfs.logic.sessions import freshness
-from udfs.logic.slate import Considered, Slate
+from udfs.logic.slate import Considered, Gathered, Slate
+from udfs.logic.slots import Filled
 
 FEATURES = ["clicks_2h@1", "ctr_2h@1"]
 SCORES = np.array([0.1, np.nan, 0.3, 0.2], np.float32)
@@ -131,17 +132,11 @@ def recorded(slate: Slate, *, share: float = 1.0, list_id: str = "8" * 24, fallb
 
 
 def slate() -> Slate:
-    full = Considered(
-        ["a", "b", "c", "d"],
-        ["popular"] * 4,
-        [NOT_SHOWN, "out_of_stock", SHOWN, SHOWN],
-        SCORES,
-        ROWS,
-        FEATURES,
-        [2, 3],
-        [EXPLOIT] * 2,
-        np.ones(2),
+    gathered = Gathered(
+        ["a", "b", "c", "d"], ["popular"] * 4, {1: "out_of_stock"}, np.arange(4, dtype=np.int32), ROWS, FEATURES
     )
+    filled = Filled([2, 3], [EXPLOIT] * 2, [1.0, 1.0], [0.0, 0.0])
+    full = Considered(gathered, SCORES, [NOT_SHOWN, "out_of_stock", SHOWN, SHOWN], filled)
     return Slate([RankedItem("c", 0.3, "popular"), RankedItem("d", 0.2, "popular")], {}, {}, considered=full)
 
 

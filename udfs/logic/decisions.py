@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
 
-from schemas.decision import SHOWN, Decision, pack_candidates, pack_places
+from schemas.decision import GROUP, POSTERIORS, PREVIOUS, ROWS, SHOWN, Decision, pack_candidates, pack_places
 from schemas.keys import id_hash
-from schemas.ranking import RankedList, RankTask
-from udfs.logic.slate import Considered, Slate
+from schemas.ranking import RankedItem, RankedList, RankTask, encode_json
+from udfs.logic.slate import Considered, Gathered, Slate
+from udfs.logic.slots import Filled
 
 FALLBACK = "fallback"  # the slot of a place that the ranker did not fill
 _SHARE_DIGITS = 8
@@ -33,6 +35,7 @@ def decision_record(
         considered = _of_fallback(ranked)
     elif not complete:
         considered = _only_shown(considered)
+    gathered, filled = considered.gathered, considered.filled
     request, receipt = task.request, ranked.receipt
     return Decision(
         list_id=ranked.list_id,
@@ -59,15 +62,22 @@ def decision_record(
         arms=receipt.arms,
         complete=complete,
         candidates=pack_candidates(
-            considered.item_ids,
-            considered.sources,
+            gathered.item_ids,
+            gathered.sources,
             considered.outcomes,
             considered.scores,
-            considered.feature_ids,
-            considered.features,
+            gathered.feature_ids,
+            gathered.features,
         ),
-        places=pack_places(considered.shown, considered.slots, considered.propensities),
+        places=pack_places(filled.candidates, filled.slots, filled.propensities),
+        inputs=_inputs(gathered) if complete else {},
     )
+
+
+def list_id_of(key: str, surface: str, state_epoch: int, list_no: int, items: list[RankedItem]) -> str:
+    """The same for the same content under the same number, another for any other."""
+    named = encode_json([key, surface, state_epoch, list_no, [(item.item_id, item.score) for item in items]])
+    return hashlib.sha256(named).hexdigest()[:24]
 
 
 def seed_of(key: str, surface: str, state_epoch: int, list_no: int, policy: str) -> int:
@@ -80,32 +90,44 @@ def _in_share(list_id: str, share: float) -> bool:
     return drawn < share
 
 
+def _inputs(gathered: Gathered) -> dict[str, bytes]:
+    """The columns that the places were filled by, and the rows that the bundle was asked for."""
+    found = {ROWS: gathered.rows.astype("<i4").tobytes()}
+    found |= {GROUP + name: codes.astype("<i4").tobytes() for name, codes in gathered.groups.items()}
+    if gathered.posteriors is not None:
+        found[POSTERIORS] = gathered.posteriors.astype("<f8").tobytes()
+    if gathered.previous is not None:
+        found[PREVIOUS] = gathered.previous.astype("<i4").tobytes()
+    return found
+
+
 def _only_shown(full: Considered) -> Considered:
-    shown = full.shown
-    return Considered(
-        [full.item_ids[place] for place in shown],
-        [full.sources[place] for place in shown],
-        [SHOWN] * len(shown),
-        full.scores[shown],
-        full.features[shown],
-        full.feature_ids,
-        list(range(len(shown))),
-        full.slots,
-        full.propensities,
+    """The same list of which nothing else was considered."""
+    shown, all_ = full.filled.candidates, full.gathered
+    gathered = Gathered(
+        [all_.item_ids[place] for place in shown],
+        [all_.sources[place] for place in shown],
+        {},
+        all_.rows[shown],
+        all_.features[shown],
+        all_.feature_ids,
     )
+    filled = Filled(list(range(len(shown))), full.filled.slots, full.filled.propensities, full.filled.prices)
+    return Considered(gathered, full.scores[shown], [SHOWN] * len(shown), filled)
 
 
 def _of_fallback(ranked: RankedList) -> Considered:
     """What the list says, and no more: neither the slots' policy nor its chances had a part in it."""
     items = ranked.items
-    return Considered(
+    count = len(items)
+    gathered = Gathered(
         [item.item_id for item in items],
         [item.source for item in items],
-        [SHOWN] * len(items),
-        np.array([item.score for item in items], np.float32),
-        np.zeros((len(items), 0), np.float32),
+        {},
+        np.zeros(count, np.int32),
+        np.zeros((count, 0), np.float32),
         [],
-        list(range(len(items))),
-        [FALLBACK] * len(items),
-        np.full(len(items), np.nan),
     )
+    scores = np.array([item.score for item in items], np.float32)
+    filled = Filled(list(range(count)), [FALLBACK] * count, [float("nan")] * count, [0.0] * count)
+    return Considered(gathered, scores, [SHOWN] * count, filled)
