@@ -15,6 +15,7 @@ from cli import (
     load,
     policy,
     redis,
+    replay,
     send,
     shop,
     trace,
@@ -33,6 +34,7 @@ app.command("up")(cluster.up)
 app.command("submit")(cluster.submit)
 app.command("down")(cluster.down)
 app.command("send")(send.send)
+app.command("replay")(replay.replay)
 app.command("replay-log")(importing.replay_log)
 app.command("feed")(feed.feed)
 app.command("explain")(feed.explain)

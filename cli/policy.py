@@ -111,7 +111,7 @@ def diff(
             fail(f"A record on {topics.RANKINGS_LOG} cannot be used: {error}.")
         if not found:
             fail(f"There is no decision record of these users on {surface}: lists of the last day have one.")
-        catalogue = _catalogue(scanner)
+        catalogue = read_catalogue(scanner)
     changed, skipped = [], []
     store = Bundles(bundles)
     for decision in found.values():
@@ -146,7 +146,8 @@ def _named(name: str, published: dict[str, Policy], bundles: str) -> Policy:
     return published[name]
 
 
-def _catalogue(scanner: Scanner) -> dict[str, Item]:
+def read_catalogue(scanner: Scanner) -> dict[str, Item]:
+    """The items by id, as they are now; what cannot be read is passed over."""
     found: dict[str, Item] = {}
     for record in scanner.everything(topics.ITEMS):
         try:
