@@ -18,7 +18,7 @@ from local.errors import LocalError
 from local.stack import DEFAULT_RUN_DIR, Ports, Stack
 from schemas import topics
 from schemas.connections import Connections
-from schemas.control import ActivateBundle
+from schemas.control import ActivateBundle, control_record
 from schemas.items import Item
 
 RunDir = Annotated[Path, typer.Option(help="Where data, logs and process ids are kept.")]
@@ -113,7 +113,7 @@ def activate(version: Annotated[str, typer.Argument(help="Bundle version, a fold
         riffle activate 2026-11-22-a
     """
     with plainly():
-        publish(connections(), topics.CONTROL, [(b"bundle", msgspec.json.encode(ActivateBundle(version)))])
+        publish(connections(), topics.CONTROL, [control_record(ActivateBundle(version))])
     err.print(f"Asked for bundle {version}; the receipt of each list names the bundle that made it.")
 
 

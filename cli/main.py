@@ -13,7 +13,9 @@ from cli import (
     feed,
     importing,
     load,
+    policy,
     redis,
+    replay,
     send,
     shop,
     trace,
@@ -32,6 +34,7 @@ app.command("up")(cluster.up)
 app.command("submit")(cluster.submit)
 app.command("down")(cluster.down)
 app.command("send")(send.send)
+app.command("replay")(replay.replay)
 app.command("replay-log")(importing.replay_log)
 app.command("feed")(feed.feed)
 app.command("explain")(feed.explain)
@@ -43,6 +46,7 @@ app.command("parity")(training_parity.parity)
 app.command("activate")(cluster.activate)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(features.app, name="features")
+app.add_typer(policy.app, name="policy")
 app.add_typer(redis.app, name="redis")
 app.add_typer(training.app, name="training-rows")
 

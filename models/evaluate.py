@@ -18,7 +18,7 @@ from models.bundle import Bundle
 from models.store import LoadedBundle
 from schemas.user_state import UserState
 from udfs.logic.sessions import Position, apply_event
-from udfs.logic.slate import rank
+from udfs.logic.slate import World, rank
 
 SURFACE = "home"
 _CACHE_BYTES = 2**24
@@ -38,7 +38,7 @@ class BundleRanking:
         slate = rank(
             state,
             self._bundle,
-            self._unavailable,
+            World(self._unavailable),
             encode,
             surface=SURFACE,
             k=self._k,

@@ -10,6 +10,7 @@ be called from several threads at once, except for its counter `non_finite`, whi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -52,6 +53,8 @@ class Scorer(Protocol):
         now_ms: int,
         surface: str,
         run_options: Any = None,
+        *,
+        weights: Mapping[str, float] | None = None,
     ) -> Floats: ...
 
     def session_vector(self, state: UserState, now_ms: int, run_options: Any = None) -> Floats: ...
@@ -98,8 +101,10 @@ class DualSequenceScorer:
         now_ms: int,
         surface: str,
         run_options: Any = None,
+        *,
+        weights: Mapping[str, float] | None = None,
     ) -> Floats:
-        """(C,) one score a row."""
+        """(C,) one score a row. `weights` of the tasks, in place of the manifest's; a task left out weighs nothing."""
         if not len(rows):
             return np.zeros(0, dtype=np.float32)
         tables = self._tables
@@ -115,7 +120,8 @@ class DualSequenceScorer:
             "context": tables.context(calendar(now_ms), self._surfaces.get(surface, 0)),
         }
         logits = self._scorer.run(["logits"], inputs, run_options)[0]  # (C, T)
-        scores: Floats = logits @ self._task_weights + self._prior.take(rows)
+        by = self._task_weights if weights is None else self._weights(weights)
+        scores: Floats = logits @ by + self._prior.take(rows)
         return self._finite(scores)
 
     def session_vector(self, state: UserState, now_ms: int, run_options: Any = None) -> Floats:
@@ -142,6 +148,9 @@ class DualSequenceScorer:
             "length": found.length,
         }
 
+    def _weights(self, weights: Mapping[str, float]) -> Floats:
+        return np.array([weights.get(task, 0.0) for task in self.bundle.manifest.tasks], dtype=np.float32)
+
     def _finite(self, scores: Floats) -> Floats:
         good = np.isfinite(scores)
         if not good.all():
@@ -167,6 +176,8 @@ class PopularityScorer:
         now_ms: int,
         surface: str,
         run_options: Any = None,
+        *,
+        weights: Mapping[str, float] | None = None,
     ) -> Floats:
         scores: Floats = self.bundle.popularity.take(rows)
         return scores

@@ -10,11 +10,12 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from models.bundle import Bundle, latest
 from models.featurise import history_anchor_ms
@@ -66,6 +67,7 @@ class LoadedBundle:
         self._popularity = bundle.popularity
         self._scorer = open_scorer(bundle, describe=describe)
         self._retriever = Retriever(bundle)
+        self._vectors = bundle.embedding
         self.cache = HistoryCache(cache_bytes)
         self.item_ids = bundle.vocabulary.ids
         self.seen_hashes = np.array([seen_hash(item_id) for item_id in self.item_ids], np.uint32)
@@ -80,6 +82,10 @@ class LoadedBundle:
 
     def is_item(self, row: int) -> bool:
         return self._vocabulary.is_item(row)
+
+    def vectors(self, rows: Rows) -> npt.NDArray[np.float32]:
+        """(n, D) items in the bundle's space, for diversity."""
+        return self._vectors.take(rows, axis=0)
 
     def retrieve(self, state: UserState, limit: int) -> tuple[Rows, list[str]]:
         rows, codes = self._retriever.retrieve(state, limit)
@@ -100,9 +106,16 @@ class LoadedBundle:
         return encode
 
     def score(
-        self, state: UserState, history: HistoryEncoding, rows: Rows, now_ms: int, surface: str, stop: Any
+        self,
+        state: UserState,
+        history: HistoryEncoding,
+        rows: Rows,
+        now_ms: int,
+        surface: str,
+        stop: Any,
+        weights: Mapping[str, float] | None = None,
     ) -> Any:
-        return self._scorer.score(state, history, rows, now_ms, surface, stop)
+        return self._scorer.score(state, history, rows, now_ms, surface, stop, weights=weights)
 
     def session_vector(self, state: UserState, now_ms: int) -> list[float]:
         """The session as one vector of the bundle's space, for other services; empty without a session."""

@@ -23,6 +23,8 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     seller: Id | None = None
     price: Price | None = None
     stock: Annotated[int, Meta(ge=0)] | None = None
+    sponsored: bool = False  # paid for: policies may cap it, or give it places of its own
+    min_age: Annotated[int, Meta(ge=0, le=99)] | None = None
     vector: Annotated[list[float], Meta(max_length=1024)] | None = None
 
 

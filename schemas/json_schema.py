@@ -17,6 +17,7 @@ from schemas.features import Feature
 from schemas.identity import IdentityRecord
 from schemas.interaction import Interaction
 from schemas.items import Item
+from schemas.policy import Policy
 from schemas.ranking import RankedList, RankRequest, RankResponse, SessionFeatures
 from schemas.training import TrainingRow, Unmatched
 
@@ -49,6 +50,7 @@ CONTRACTS: dict[str, Contract] = {
     "training-row": Contract(TrainingRow, "Training row", "the value of a record on `training-rows`"),
     "training-unmatched": Contract(Unmatched, "Unmatched record", "the value of a record on `training-unmatched`"),
     "control": Contract(ControlRecord, "Control record", "the value of a record on `control`"),
+    "policy": Contract(Policy, "Slate policy", "a policy file (as TOML), and the field `policy` of a control record"),
     "feature": Contract(Feature, "Feature definition", "an entry of schemas/features.toml"),
     "identity": Contract(IdentityRecord, "Identity record", "the value of a record on `identity`; internal"),
 }

@@ -256,6 +256,9 @@ class FakeBundle:
     def is_item(self, row: int) -> bool:
         return row > 0
 
+    def vectors(self, rows: Any) -> Any:
+        return np.stack((np.cos(rows), np.sin(rows)), axis=1).astype(np.float32)
+
     def retrieve(self, state: UserState, limit: int) -> tuple[Any, list[str]]:
         rows = np.arange(1, min(limit + 1, len(self.item_ids)), dtype=np.int32)
         return rows, ["popular"] * len(rows)
@@ -263,7 +266,9 @@ class FakeBundle:
     def history_encoder(self, key: str, now_ms: int, stop: Any) -> Callable[[UserState], Any]:
         return lambda state: len(state.history_slots)
 
-    def score(self, state: UserState, history: Any, rows: Any, now_ms: int, surface: str, stop: Any) -> Any:
+    def score(
+        self, state: UserState, history: Any, rows: Any, now_ms: int, surface: str, stop: Any, weights: Any = None
+    ) -> Any:
         self.scored.append(state)
         self.during_score(state, stop)
         return (rows + 0.01 * len(state.session_slots)).astype(np.float32)

@@ -9,21 +9,22 @@ bundle; what goes wrong becomes a named fallback and a counter.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections import OrderedDict
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import onnxruntime
 from pyflink.common import Row
 from pyflink.datastream.functions import AsyncFunction, RuntimeContext
 
+from models.runtime import runtime
 from models.store import BundleStore, LoadedBundle
 from schemas import topics
 from schemas.connections import Connections
+from schemas.decision import encode_decision
 from schemas.event import Click
 from schemas.features import registry
 from schemas.keys import features_redis_key, list_redis_key, popular_redis_key
@@ -41,12 +42,16 @@ from schemas.redis_layout import FEATURES_FIELD, LIST_FIELD, LIST_TTL_MS, Entry,
 from schemas.user_state import UserState, decode
 from udfs.breaker import Breaker
 from udfs.item_features_replica import ItemFeaturesReplica
+from udfs.logic.decisions import Asked, decision_record, list_id_of, seed_of
+from udfs.logic.exploration import BetaTables
+from udfs.logic.rules import hidden
 from udfs.logic.session_features import session_features
 from udfs.logic.sessions import Position, apply_event, freshness
-from udfs.logic.slate import Slate, explain, hidden, rank
+from udfs.logic.slate import NO_FEATURES, ItemFeatures, Slate, World, explain, rank
 from udfs.logic.when_to_rank import DEFAULT_POLICY
 from udfs.outputs import StageTimes, Totals, to_row, watch
 from udfs.pace import pace_gauges
+from udfs.policies_replica import PoliciesReplica
 from udfs.redis_writer import RedisWriter
 from udfs.replica import ItemsReplica
 from udfs.runner import Busy, NoThreadLeft, Runner, TimedOut
@@ -87,7 +92,22 @@ class RankSettings(msgspec.Struct, frozen=True):
     last_good_lists: int = 5_000
     popular_every_s: float = 30.0
     items_wait_s: float = 5.0  # how long the first task waits for the items topic
-    policy: str = "1"
+    decisions_share: float = 1.0  # of the lists whose decision record holds every candidate, not only those shown
+
+
+class _Made(NamedTuple):
+    """A list, and what its decision record is made of."""
+
+    ranked: RankedList
+    slate: Slate
+    asked: Asked
+
+
+class _LastGood(NamedTuple):
+    """The newest list that the ranker made for a user on a surface, and the user's last event it had seen."""
+
+    items: list[RankedItem]
+    event_no: int
 
 
 class RankCandidates(AsyncFunction):
@@ -106,12 +126,16 @@ class RankCandidates(AsyncFunction):
         self._replica.start()
         self._features = ItemFeaturesReplica(self._connections, registry(), self._replica.groups_of)
         self._features.start()
+        self._policies = PoliciesReplica(self._connections)
+        self._policies.start()
+        self._tables = BetaTables()
+        self._item_features = ItemFeatures([one.id for one in self._features.features], self._features.fetch)
         self._runner = Runner(onnxruntime.RunOptions)
         self._breaker = Breaker(failures=5, rest_s=1.0, clock=time.monotonic)
         self._redis: RedisWriter | None = None
         self._newest: dict[tuple[str, str], int] = {}
         self._last_of_user: dict[str, asyncio.Future[None]] = {}
-        self._last_good: OrderedDict[tuple[str, str], list[RankedItem]] = OrderedDict()
+        self._last_good: OrderedDict[tuple[str, str], _LastGood] = OrderedDict()
         self._popular_at: dict[str, float] = {}
         watch(metrics, "history_cache_hits", lambda: self._bundles.current.cache.hits)
         watch(metrics, "history_cache_misses", lambda: self._bundles.current.cache.misses)
@@ -128,6 +152,9 @@ class RankCandidates(AsyncFunction):
         watch(metrics, "features_fetched", lambda: self._features.fetched)
         for one in self._features.features:
             watch(metrics, f"feature_nulls_{one.name}", partial(self._features.nulls.__getitem__, one.id))
+        watch(metrics, "policies_known", lambda: len(self._policies))
+        watch(metrics, "policies_taken_up", lambda: self._policies.taken_up)
+        watch(metrics, "policies_rejected", lambda: self._policies.rejected)
         watch(metrics, "redis_writes_owed", lambda: len(self._redis.owed) if self._redis else 0)
         watch(metrics, "redis_writes_repaid", lambda: self._redis.repaid if self._redis else 0)
         watch(metrics, "redis_writes_lost", lambda: self._redis.owed.lost if self._redis else 0)
@@ -135,11 +162,14 @@ class RankCandidates(AsyncFunction):
         # Before the first task: what it would wait for longest is paid here, and counts against no time limit.
         if not self._replica.ready.wait(self._settings.items_wait_s):
             log.warning("the items topic is not read yet: lists may hold what is out of stock until it is")
+        if not self._policies.ready.wait(self._settings.items_wait_s):
+            log.warning("the control topic is not read yet: lists follow the default policy until it is")
         _warm_up(self._bundles.current, self._settings)
 
     def close(self) -> None:
         self._replica.stop()
         self._features.stop()
+        self._policies.stop()
         self._runner.close()
 
     async def async_invoke(self, value: bytes) -> list[Row]:
@@ -182,13 +212,14 @@ class RankCandidates(AsyncFunction):
         started = time.perf_counter()
         state = decode(task.state)
         bundle = self._bundle(task)
-        lists = [await self._list(task, state, bundle, surface, started) for surface in task.surfaces]
+        made = [await self._list(task, state, bundle, surface, started) for surface in task.surfaces]
+        lists = [one.ranked for one in made]
         await _settled(before)
         if task.request is not None and task.request.explain:
             return [_response(lists[0])]
         vector = bundle.session_vector(state, task.now_ms)
-        made = session_features(task.key, task.state_epoch, task.list_no, state, vector)
-        features, bodies = encode_json(made), [encode_json(one) for one in lists]
+        session = session_features(task.key, task.state_epoch, task.list_no, state, vector)
+        features, bodies = encode_json(session), [encode_json(one) for one in lists]
         written = time.perf_counter()
         reached = await self._write(task, features, lists, bodies)
         self._times.took("redis", (time.perf_counter() - written) * 1000)
@@ -198,10 +229,12 @@ class RankCandidates(AsyncFunction):
             lists = [msgspec.structs.replace(one, degraded=[*one.degraded, "redis"]) for one in lists]
             bodies = [encode_json(one) for one in lists]
         records = [TopicRecord(topics.FEATURES, task.key.encode(), features)]
-        for one, body in zip(lists, bodies):
+        for one, body, (_, slate, asked) in zip(lists, bodies, made):
             record_key = f"{task.key}|{one.surface}".encode()
             records.append(TopicRecord(topics.RANKED_FEED, record_key, body))
             records.append(TopicRecord(topics.RANKED_FEED_LATEST, record_key, body))
+            decision = decision_record(task, one, slate, asked, runtime(), self._settings.decisions_share)
+            records.append(TopicRecord(topics.RANKINGS_LOG, record_key, encode_decision(decision)))
         if task.request is not None:
             records.append(_response(lists[0]))
         return records
@@ -219,13 +252,14 @@ class RankCandidates(AsyncFunction):
 
     async def _list(
         self, task: RankTask, state: UserState, bundle: LoadedBundle, surface: str, started: float
-    ) -> RankedList:
+    ) -> _Made:
         request = task.request
         requested = request.candidates if request is not None else None
         if requested is None:
             requested = state.tail.candidates.get(surface) or None
         k = request.k if request is not None else self._settings.k
-        slate, fallback = await self._slate(task, state, bundle, surface, k, requested)
+        world = self._world(task, state, surface)
+        slate, fallback = await self._slate(task, state, bundle, world, surface, k, requested)
         slate.stage_ms["total"] = round((time.perf_counter() - started) * 1000, 3)
         self._counters.add("lists")
         self._times.took("rank", slate.stage_ms["total"])
@@ -234,14 +268,14 @@ class RankCandidates(AsyncFunction):
             self._times.took(stage, slate.stage_ms.get(stage, 0.0))
         if fallback is None:
             if request is None or not request.explain:  # its items carry explanations
-                self._remember(task.key, surface, slate.items)
+                self._remember(task.key, surface, slate.items, state.event_no)
         else:
             self._counters.add(f"fallback_{fallback}")
         receipt = Receipt(
             freshness=freshness(state),
             bundle=bundle.version,
             ranker=bundle.name,
-            policy=self._settings.policy,
+            policy=world.policy.version,
             items_offsets=dict(self._replica.offsets),
             item_features_offsets=dict(self._features.offsets),
             arms={},
@@ -249,8 +283,8 @@ class RankCandidates(AsyncFunction):
             counts=slate.counts,
             cold_start=slate.cold_start,
         )
-        return RankedList(
-            list_id=_list_id(task, surface, slate.items),
+        ranked = RankedList(
+            list_id=list_id_of(task.key, surface, task.state_epoch, task.list_no, slate.items),
             key=task.key,
             surface=surface,
             state_epoch=task.state_epoch,
@@ -263,9 +297,32 @@ class RankCandidates(AsyncFunction):
             degraded=[] if self._replica.ready.is_set() else ["items"],
             request_id=request.request_id if request is not None else None,
         )
+        return _Made(ranked, slate, Asked(k, self._settings.candidates, requested is not None))
+
+    def _world(self, task: RankTask, state: UserState, surface: str) -> World:
+        """What this list is made of beside the user and the bundle."""
+        policy = self._policies.of(surface)
+        last = self._last_good.get((task.key, surface)) if policy.stability is not None else None
+        return World(
+            self._replica.unavailable,
+            self._replica.items,
+            self._item_features if self._features.window_end_ms else NO_FEATURES,
+            policy,
+            self._features.exposures,
+            previous=[item.item_id for item in last.items] if last and last.event_no == state.event_no else None,
+            seed=seed_of(task.key, surface, task.state_epoch, task.list_no, policy.version),
+            tables=self._tables,
+        )
 
     async def _slate(
-        self, task: RankTask, state: UserState, bundle: LoadedBundle, surface: str, k: int, requested: list[str] | None
+        self,
+        task: RankTask,
+        state: UserState,
+        bundle: LoadedBundle,
+        world: World,
+        surface: str,
+        k: int,
+        requested: list[str] | None,
     ) -> tuple[Slate, str | None]:
         """The ranker's list; or the last good one, or the popular one, and why."""
         wants_why = task.request is not None and task.request.explain
@@ -274,7 +331,7 @@ class RankCandidates(AsyncFunction):
             slate = rank(
                 state,
                 bundle,
-                self._replica.unavailable,
+                world,
                 bundle.history_encoder(task.key, task.now_ms, stop),
                 surface=surface,
                 k=k,
@@ -316,12 +373,13 @@ class RankCandidates(AsyncFunction):
         if requested is not None:
             items = bundle.popular_first(list(dict.fromkeys(requested)))
         else:
-            items = self._last_good.get((key, surface)) or bundle.popular
+            last = self._last_good.get((key, surface))
+            items = last.items if last is not None and last.items else bundle.popular
         kept = [item for item in items if item.item_id not in unwanted][:k]
         return Slate(kept, {"fallback": len(kept)}, {})
 
-    def _remember(self, key: str, surface: str, items: list[RankedItem]) -> None:
-        self._last_good[key, surface] = items
+    def _remember(self, key: str, surface: str, items: list[RankedItem], event_no: int) -> None:
+        self._last_good[key, surface] = _LastGood(items, event_no)
         self._last_good.move_to_end((key, surface))
         if len(self._last_good) > self._settings.last_good_lists:
             self._last_good.popitem(last=False)
@@ -363,7 +421,7 @@ def _warm_up(bundle: LoadedBundle, settings: RankSettings) -> None:
         rank(
             state,
             bundle,
-            frozenset(),
+            World(),
             encode_history,
             surface="",
             k=settings.k,
@@ -391,11 +449,3 @@ def _nobody_waits(task: RankTask) -> bool:
     if task.request is not None:
         return task.request.explain
     return task.trigger == "identity" or task.now_ms - task.append_ms > DEFAULT_POLICY.catch_up_lag_ms
-
-
-def _list_id(task: RankTask, surface: str, items: list[RankedItem]) -> str:
-    """The same for the same content under the same number, another for any other."""
-    named = encode_json(
-        [task.key, surface, task.state_epoch, task.list_no, [(item.item_id, item.score) for item in items]]
-    )
-    return hashlib.sha256(named).hexdigest()[:24]

@@ -8,11 +8,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from schemas import topics
 from schemas.connections import Connections
+from schemas.decision import Decision, decode_decision
 from schemas.features import registry
+from schemas.policy import DEFAULT, Explore, Policy, Stability
 from schemas.ranking import (
     RankedList,
     RankRequest,
@@ -39,6 +42,7 @@ PLENTY_S = 20.0
 class FakeReplica:
     def __init__(self) -> None:
         self.unavailable: set[str] = set()
+        self.items: dict[str, Any] = {}
         self.offsets = {0: 41}
         self.running = False
         self.rejected = 0
@@ -62,12 +66,34 @@ class FakeFeatures(FakeReplica):
         super().__init__()
         self.offsets = {2: 7}
         self.features, self.nulls, self.fetched = registry().item_columns()[:1], {"impressions_2h@1": 3}, 4
+        self.window_end_ms = 0  # no row yet
+
+    def exposures(self, item_ids: list[str]) -> Any:
+        return np.zeros((len(item_ids), 2))
+
+    def fetch(self, item_ids: list[str], now_ms: int) -> Any:
+        return np.array([[len(item_id)] for item_id in item_ids], np.float32)
 
     def __len__(self) -> int:
         return 5
 
     def age_ms(self, now_ms: int) -> int:
         return 6
+
+
+class FakePolicies(FakeReplica):
+    """Policies by surface."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_force: dict[str, Policy] = {}
+        self.taken_up = 0
+
+    def __len__(self) -> int:
+        return len(self.in_force)
+
+    def of(self, surface: str) -> Policy:
+        return self.in_force.get(surface, DEFAULT)
 
 
 class FakeRedis:
@@ -102,6 +128,8 @@ class Harness:
         monkeypatch.setattr(rank_candidates, "ItemsReplica", lambda *_: self.replica)
         self.features = FakeFeatures()
         monkeypatch.setattr(rank_candidates, "ItemFeaturesReplica", lambda *_: self.features)
+        self.policies = FakePolicies()
+        monkeypatch.setattr(rank_candidates, "PoliciesReplica", lambda *_: self.policies)
         monkeypatch.setattr(rank_candidates, "RedisWriter", lambda *_: self.redis)
         monkeypatch.setattr(rank_candidates, "_WARM_UP_ROUNDS", 0)
         self.operator = RankCandidates(
@@ -195,6 +223,7 @@ def test_a_task_becomes_a_list_on_both_topics(harness: Harness) -> None:
         ("test-features", b"u:alice"),
         ("test-ranked-feed", b"u:alice|home"),
         ("test-ranked-feed-latest", b"u:alice|home"),
+        ("test-rankings-log", b"u:alice|home"),
     ]
     assert by_topic(rows, topics.RANKED_FEED) == by_topic(rows, topics.RANKED_FEED_LATEST)
 
@@ -564,6 +593,80 @@ def test_being_cancelled_does_not_block_the_users_next_task(harness: Harness) ->
     assert (len(lists(first)), second, len(lists(third))) == (1, [], 1)
 
 
+# ── decision records ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def decisions(rows: list[Any]) -> list[Decision]:
+    return [decode_decision(value) for value in by_topic(rows, topics.RANKINGS_LOG)]
+
+
+def test_a_list_leaves_a_record_of_how_it_was_made(harness: Harness) -> None:
+    harness.features.window_end_ms = NOW
+    harness.replica.unavailable.add("item-20")
+    (rows,) = harness.run(task("home", "cart", list_no=5))
+    for ranked, found in zip(lists(rows), decisions(rows)):
+        assert (found.list_id, found.surface, found.key) == (ranked.list_id, ranked.surface, "u:alice")
+        assert (found.shown(), found.complete) == (names(ranked), True)
+        assert found.state == task().state
+        assert len(found.candidates) == 20
+        assert (found.candidates.outcome(0), found.candidates.outcome(19)) == ("shown", "out_of_stock")
+        assert found.candidates.feature_ids == ["impressions_2h@1"]
+        assert found.candidates.feature_rows()[[0, 18]].ravel().tolist() == [6, 7]
+        assert np.isnan(found.candidates.feature_rows()[19]).all()
+        assert found.places.propensity_column().tolist() == [1.0] * 19
+
+
+def test_no_row_of_item_features_is_no_column(harness: Harness) -> None:
+    assert decisions(harness.run(task("home"))[0])[0].candidates.feature_ids == []
+
+
+def test_the_share_of_complete_records_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = Harness(monkeypatch, decisions_share=0.0)
+    (found,) = decisions(harness.run(task("home", request=request(k=3)))[0])
+    assert (found.complete, len(found.candidates), found.k, found.request_id) == (False, 3, 3, "r1")
+    harness.operator.close()
+
+
+def test_a_fallback_is_recorded_as_one(harness: Harness) -> None:
+    harness.bundle.during_score = fail(RuntimeError())
+    (found,) = decisions(harness.run(task("home"))[0])
+    assert (found.fallback, len(found.shown()), found.complete) == ("model_error", 5, False)
+
+
+# ── policies ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_surfaces_policy_is_on_its_receipts_and_fills_its_places(harness: Harness) -> None:
+    explore = Explore(places=[2, 3], policy="epsilon_greedy", epsilon=1.0, pool=4)
+    harness.policies.in_force["home"] = Policy(version="home-2", surface="home", slots=[explore])
+    (rows,) = harness.run(task("home", "cart"))
+    home, cart = lists(rows)
+    assert (home.receipt.policy, cart.receipt.policy) == ("home-2", "1")
+    found = decisions(rows)[0]
+    assert [found.places.slot(place) for place in range(4)] == ["exploit", "explore", "explore", "exploit"]
+    assert found.places.propensity_column()[:4].tolist() == [1.0, 0.25, 0.25, 1.0]
+    assert set(names(cart)[:5]) == {f"item-{n}" for n in range(16, 21)}
+
+
+def test_draws_follow_from_user_list_number_and_policy(harness: Harness) -> None:
+    """Contract: the same list is drawn the same way again; another number draws anew."""
+    explore = Explore(places=list(range(1, 11)), policy="softmax", temperature=100.0)
+    harness.policies.in_force["home"] = Policy(version="home-2", slots=[explore])
+    first, again, other = (names(lists(harness.run(task("home", list_no=number))[0])[0]) for number in (1, 1, 2))
+    assert first == again != other
+
+
+def test_a_list_is_held_to_the_one_before_until_something_happens(harness: Harness) -> None:
+    harness.policies.in_force["home"] = Policy(version="home-2", stability=Stability(top=3, moves=0))
+    before = names(lists(harness.run(task("home"))[0])[0])
+    harness.replica.unavailable.add("item-20")
+    harness.bundle.score = lambda *given: -given[2].astype(np.float32)  # type: ignore[method-assign]
+    held = names(lists(harness.run(task("home", list_no=2))[0])[0])
+    assert held[1:3] == before[1:3]
+    moved = names(lists(harness.run(task("home", list_no=3, state=user("item-1", "item-2")))[0])[0])
+    assert moved[:3] == ["item-1", "item-2", "item-3"]
+
+
 # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -619,5 +722,4 @@ def test_last_good_lists_are_kept_for_the_newest_users(monkeypatch: pytest.Monke
 
 def test_lists_say_so_while_the_catalogue_is_being_read(harness: Harness) -> None:
     harness.replica.ready.clear()
-    ((*_, ranked, _latest),) = harness.run(task("home"))
-    assert decode_list(ranked[2]).degraded == ["items"]
+    assert lists(harness.run(task("home"))[0])[0].degraded == ["items"]

@@ -151,3 +151,9 @@ def test_many_items(copy: ItemFeaturesReplica) -> None:
 def test_the_registry_is_what_is_fetched(copy: ItemFeaturesReplica) -> None:
     wanted = [one.name for one in registry().of("item") if one.made_by != "items"]
     assert sorted(one.name for one in copy.features) == sorted(wanted)
+
+
+def test_exposures_are_clicks_and_misses_of_28_days(copy: ItemFeaturesReplica) -> None:
+    """Contract: exploration believes what was counted; what has no row was never shown, and misses are never negative."""
+    apply(copy, {BOOT: row(clicks_28d=3, impressions_28d=50), LAMP: row(clicks_28d=3, impressions_28d=1)})
+    assert copy.exposures(["lamp-9", "unheard-of", "boot-1"]).tolist() == [[3, 0], [0, 0], [3, 47]]

@@ -116,3 +116,17 @@ def test_warm_up_and_session_vector(bundle: Bundle) -> None:
     states = list(sample_states(bundle.vocabulary, 3))
     assert not scorer.session_vector(states[0], NOW_MS).any()
     assert scorer.session_vector(states[2], NOW_MS).shape == (8,)
+
+
+def test_a_policys_weights_stand_in_for_the_bundles(bundle: Bundle, scorer: DualSequenceScorer) -> None:
+    state = list(sample_states(bundle.vocabulary, 10))[-1]
+    encoding, rows = encode_state_history(scorer, state, NOW_MS), np.arange(1, 6, dtype=np.int32)
+    own = scorer.score(state, encoding, rows, NOW_MS, "home")
+    same = scorer.score(state, encoding, rows, NOW_MS, "home", weights=bundle.manifest.task_weights)
+    np.testing.assert_array_equal(own, same)
+    by_task = [
+        scorer.score(state, encoding, rows, NOW_MS, "home", weights={task: 1.0}) - bundle.prior[rows]
+        for task in bundle.manifest.tasks
+    ]
+    weights = [bundle.manifest.task_weights[task] for task in bundle.manifest.tasks]
+    np.testing.assert_allclose(np.dot(weights, by_task) + bundle.prior[rows], own, atol=1e-5)

@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from schemas.items import Item
+from schemas.policy import AgeLimit, Blocked, Bought, Cap, Hidden, Mmr, Pinned, Policy, PriceBand, Seen
 from schemas.ranking import RankedItem
 from schemas.user_state import UserState
 from tests.fakes import HOUR, MINUTE, NOW, FakeBundle, event
 from udfs.logic.sessions import Position, apply_event
-from udfs.logic.slate import SHOWN_LIMIT, Slate, explain, rank, top
+from udfs.logic.slate import Slate, World, explain, rank, top
+
+SHOWN_LIMIT = Seen().times
 
 
 def user(*actions: tuple[str, str], start_ms: int = NOW) -> UserState:
@@ -24,7 +28,7 @@ def user(*actions: tuple[str, str], start_ms: int = NOW) -> UserState:
 def ranked(state: UserState, bundle: FakeBundle | None = None, **fields: Any) -> Slate:
     bundle = bundle or FakeBundle(items=9)
     settings: dict[str, Any] = {"surface": "home", "k": 50, "limit": 200, "now_ms": NOW, "stop": None} | fields
-    return rank(state, bundle, settings.pop("unavailable", set()), lambda _state: None, **settings)
+    return rank(state, bundle, World(settings.pop("unavailable", set())), lambda _state: None, **settings)
 
 
 def names(slate: Slate) -> list[str]:
@@ -135,7 +139,9 @@ def test_cold_start_is_told(state: UserState, requested: list[str] | None, level
 class Running(FakeBundle):
     """Every action on item-1 in the session is worth 1 to item-2, and every one on item-3 costs it 3."""
 
-    def score(self, state: UserState, history: Any, rows: Any, now_ms: int, surface: str, stop: Any) -> Any:
+    def score(
+        self, state: UserState, history: Any, rows: Any, now_ms: int, surface: str, stop: Any, weights: Any = None
+    ) -> Any:
         session = state.session().item_ids
         worth = session.count("item-1") - 3 * session.count("item-3")
         return np.array([worth if row == 2 else 0 for row in rows], np.float32)
@@ -178,3 +184,94 @@ def test_searches_are_explained_in_their_own_words() -> None:
         state, event("search", props={"query": "Trail shoes"}, ts_ms=NOW + MINUTE), Position(3, 0, NOW + MINUTE)
     )
     assert [one.item_id for one in explained(state)[0].why or []] == ["trail shoes"]
+
+
+# ── policies ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def governed(state: UserState, catalogue: list[Item], requested: list[str] | None = None, **fields: Any) -> Slate:
+    world = World(catalogue={one.item_id: one for one in catalogue}, policy=Policy(version="x", **fields))
+    return rank(
+        state,
+        FakeBundle(items=9),
+        world,
+        lambda _state: None,
+        surface="home",
+        k=5,
+        limit=9,
+        now_ms=NOW,
+        stop=None,
+        requested=requested,
+    )
+
+
+def test_each_rule_says_what_it_removed() -> None:
+    catalogue = [
+        Item(item_id="item-9", seller="shady"),
+        Item(item_id="item-8", price=99.0),
+        Item(item_id="item-7", price=1.0),
+        Item(item_id="item-6", min_age=18),
+        Item(item_id="item-5", min_age=12, price=10.0),
+    ]
+    rules = (Blocked(items=["item-4"], sellers=["shady"]), PriceBand(least=5, most=50), AgeLimit(up_to=16))
+    slate = governed(UserState(), catalogue, rules=rules)
+    assert names(slate) == ["item-5", "item-3", "item-2", "item-1"]
+    assert slate.counts == {
+        "popular": 9,
+        "removed_blocked": 2,
+        "removed_price_band": 2,
+        "removed_age_limit": 1,
+    }
+
+
+def test_the_first_rule_that_removes_is_named() -> None:
+    state = user(("hide", "item-9"))
+    assert governed(state, [], rules=(Blocked(items=["item-9"]), Hidden())).counts["removed_blocked"] == 1
+    assert governed(state, [], rules=(Hidden(), Blocked(items=["item-9"]))).counts["removed_hidden"] == 1
+
+
+def test_what_was_bought_stays_away_for_the_days_that_a_policy_says() -> None:
+    state = bought("item-9")
+    apply_event(state, event("scroll", ts_ms=NOW + HOUR), Position(3, 9, NOW + HOUR))
+    assert "item-9" in names(governed(state, []))
+    assert "item-9" not in names(governed(state, [], rules=(Bought(days=30),)))
+
+
+def test_quotas_keep_the_first_of_a_source() -> None:
+    slate = governed(UserState(), [], quotas={"popular": 2})
+    assert (names(slate), slate.counts["removed_quota"]) == (["item-2", "item-1"], 7)
+
+
+def test_a_pinned_item_need_not_be_a_candidate() -> None:
+    slate = governed(UserState(), [], requested=["item-3", "item-7"], slots=[Pinned(place=2, item="item-1")])
+    assert [(item.item_id, item.source) for item in slate.items] == [
+        ("item-7", "caller"),
+        ("item-1", "pinned"),
+        ("item-3", "caller"),
+    ]
+
+
+def test_diversity_compares_subcategories_of_the_catalogue() -> None:
+    catalogue = [Item(item_id=f"item-{n}", subcategory="shoes" if n > 6 else f"sub-{n}") for n in range(1, 10)]
+    by = Mmr(relevance=0.5, by="subcategory")
+    assert names(governed(UserState(), catalogue, diversity=by))[:4] == ["item-9", "item-6", "item-5", "item-4"]
+
+
+def test_places_that_caps_left_empty_are_counted() -> None:
+    catalogue = [Item(item_id=f"item-{n}", seller="one") for n in range(1, 10)]
+    slate = governed(UserState(), catalogue, rules=(Cap(by="seller", most=2),))
+    assert (names(slate), slate.counts["places_unfilled"]) == (["item-9", "item-8"], 3)
+
+
+def test_a_policys_weights_reach_the_ranker() -> None:
+    given: list[Any] = []
+
+    class Weighed(FakeBundle):
+        def score(self, *args: Any) -> Any:
+            given.append(args[6])
+            return super().score(*args)
+
+    world = World(policy=Policy(version="x", weights={"click": 1.0}))
+    for one in (world, World()):
+        rank(UserState(), Weighed(), one, lambda _s: None, surface="", k=5, limit=9, now_ms=NOW, stop=None)
+    assert given == [{"click": 1.0}, None]

@@ -1,28 +1,32 @@
 """Slate: the order of the stages that turn a user's state into a ranked list.
 
-    candidates (the caller's, else retrieved) ─ filters ─ history encoding (cached) ─ scores ─ top k
+    candidates (the caller's, else retrieved) ─ rules ─ features ─ history encoding (cached) ─ scores ─ slots
 
-Each stage's time and what each filter removed go into the receipt.
+`gather` is all that is looked up, `finish` computes on that alone: a decision record holds the one, and replay calls the other.
+Each stage's time and what each rule removed go into the receipt; what became of each candidate, into the decision record.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from schemas.decision import EXPLOIT, NOT_SHOWN, SHOWN
+from schemas.items import Item
+from schemas.policy import DEFAULT, Explore, Pinned, Policy, Sponsored
 from schemas.ranking import Contribution, RankedItem
-from schemas.user_state import ACTIONS, QUERY_MARK, TARGET_MARK, UserState, action_name
+from schemas.user_state import QUERY_MARK, TARGET_MARK, UserState, action_name, seen_hash
+from udfs.logic.diversity import likeness_of_groups, likeness_of_vectors
+from udfs.logic.exploration import BetaTables
+from udfs.logic.rules import Question, removed
+from udfs.logic.slots import NOWHERE, Filled, Pool, fill
 
-CALLER = "caller"
-SHOWN_LIMIT = 8
-_ACTED = frozenset(ACTIONS[name] for name in ("click", "view", "add_to_cart", "purchase"))
-_BOUGHT = frozenset([ACTIONS["purchase"]])
-_HIDDEN = frozenset([ACTIONS["hide"]])
+CALLER, PINNED_SOURCE = "caller", "pinned"
 
 Rows = npt.NDArray[np.int32]
 Scores = npt.NDArray[np.float32]
@@ -45,8 +49,69 @@ class Ranker(Protocol):
     def retrieve(self, state: UserState, limit: int) -> tuple[Rows, list[str]]:
         """At most `limit` distinct candidates, and where each came from."""
 
-    def score(self, state: UserState, history: Any, rows: Rows, now_ms: int, surface: str, stop: Any) -> Scores:
-        """One finite score a row, higher is better."""
+    def vectors(self, rows: Rows) -> Scores:
+        """(n, d) what diversity compares; no more than a row's direction counts."""
+
+    def score(
+        self,
+        state: UserState,
+        history: Any,
+        rows: Rows,
+        now_ms: int,
+        surface: str,
+        stop: Any,
+        weights: Mapping[str, float] | None = None,
+    ) -> Scores:
+        """One finite score a row, higher is better; by these weights of the tasks, or by the bundle's own."""
+
+
+class ItemFeatures(NamedTuple):
+    """What is served of candidates beside what the bundle knows: `fetch` answers (C, len(ids)) as of `now_ms`."""
+
+    ids: list[str]  # name@version of the registry
+    fetch: Callable[[list[str], int], Scores]
+
+
+NO_FEATURES = ItemFeatures([], lambda item_ids, _now_ms: np.zeros((len(item_ids), 0), np.float32))
+
+
+@dataclass
+class World:
+    """What is looked up of candidates beside the bundle, and what their places are filled by."""
+
+    unavailable: Container[str] = frozenset()
+    catalogue: Mapping[str, Item] = field(default_factory=dict)
+    features: ItemFeatures = NO_FEATURES
+    policy: Policy = DEFAULT
+    exposures: Callable[[list[str]], npt.NDArray[np.float64]] | None = None  # (n, 2) clicks and misses by item id
+    previous: list[str] | None = None  # the list before, where the user has done nothing since
+    seed: int = 0
+    tables: BetaTables = field(default_factory=BetaTables)
+
+
+@dataclass
+class Gathered:
+    """All candidates as columns of n, before any is scored: what a ranking depends on beside the user's state."""
+
+    item_ids: list[str]
+    sources: list[str]
+    removed: dict[int, str]  # place -> the rule that took it out
+    rows: Rows
+    features: Scores  # (n, features), NaN rows for what was taken out
+    feature_ids: list[str]
+    groups: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)  # by what is capped or compared; -1: none
+    posteriors: npt.NDArray[np.float64] | None = None  # (n, 2)
+    previous: npt.NDArray[np.int64] | None = None  # place in the list before; -1: none
+
+
+@dataclass
+class Considered:
+    """All candidates of a list and what became of them, and its places: what the decision record holds."""
+
+    gathered: Gathered
+    scores: Scores  # (n,), NaN where none was asked for
+    outcomes: list[str]
+    filled: Filled  # by places among the n
 
 
 @dataclass
@@ -57,10 +122,11 @@ class Slate:
     counts: dict[str, int]
     stage_ms: dict[str, float]
     cold_start: str | None = None
+    considered: Considered | None = None  # None for a list that the ranker did not make
 
 
 @dataclass
-class _Stages:
+class Stages:
     """Stop-watch: `done` names the stage that has just ended."""
 
     started: float = field(default_factory=time.perf_counter)
@@ -75,7 +141,7 @@ class _Stages:
 def rank(
     state: UserState,
     ranker: Ranker,
-    unavailable: Container[str],
+    world: World,
     encode_history: Callable[[UserState], Any],
     *,
     surface: str,
@@ -86,34 +152,167 @@ def rank(
     requested: list[str] | None = None,
 ) -> Slate:
     """Rank one surface. `requested` are the caller's candidates; without them at most `limit` are retrieved."""
-    stages = _Stages()
+    stages = Stages()
+    gathered = gather(state, ranker, world, limit, now_ms, requested)
+    stages.done("candidates")
+    return finish(
+        gathered, state, ranker, world, encode_history, surface=surface, k=k, now_ms=now_ms, stop=stop, stages=stages
+    )
+
+
+def gather(
+    state: UserState, ranker: Ranker, world: World, limit: int, now_ms: int, requested: list[str] | None
+) -> Gathered:
+    """The candidates, what the rules take out, and what is known of the rest."""
+    policy = world.policy
     if requested is None:
         rows, sources = ranker.retrieve(state, limit)
         item_ids = [ranker.item_ids[row] for row in rows]
-        removed = _removed(state, item_ids, ranker.seen_hashes[rows], unavailable)
+        hashes: npt.NDArray[np.uint32] | None = ranker.seen_hashes[rows]
     else:
         item_ids = list(dict.fromkeys(requested))
-        rows, sources = ranker.rows(item_ids), [CALLER] * len(item_ids)
-        removed = _removed(state, item_ids, None, unavailable)
-    counts: dict[str, int] = {}
-    for source in sources:
-        counts[source] = counts.get(source, 0) + 1
-    for reason in removed.values():
-        counts[f"removed_{reason}"] = counts.get(f"removed_{reason}", 0) + 1
-    keep = [place for place in range(len(item_ids)) if place not in removed]
-    stages.done("candidates")
+        rows, sources, hashes = ranker.rows(item_ids), [CALLER] * len(item_ids), None
+    mine = set(item_ids) if policy.slots else set()
+    pinned = [slot.item for slot in policy.slots if isinstance(slot, Pinned) and slot.item not in mine]
+    if pinned:
+        item_ids, sources = [*item_ids, *pinned], [*sources, *[PINNED_SOURCE] * len(pinned)]
+        rows = np.concatenate((rows, ranker.rows(pinned)))
+        if hashes is not None:
+            hashes = np.concatenate((hashes, np.array([seen_hash(one) for one in pinned], np.uint32)))
+    return look_up(
+        state, world, Gathered(item_ids, sources, {}, rows, np.zeros((0, 0), np.float32), []), hashes, now_ms
+    )
+
+
+def look_up(
+    state: UserState, world: World, found: Gathered, hashes: npt.NDArray[np.uint32] | None, now_ms: int
+) -> Gathered:
+    """Everything but who the candidates are. `hashes` as Question.seen_hashes."""
+    policy, item_ids, sources = world.policy, found.item_ids, found.sources
+    question = Question(state, item_ids, hashes, world.unavailable, world.catalogue, now_ms)
+    found.removed = removed(policy, sources, question)
+    found.feature_ids = world.features.ids
+    found.features = np.full((len(item_ids), len(found.feature_ids)), np.nan, np.float32)
+    keep = _kept(found)
+    if keep and found.feature_ids:
+        found.features[keep] = world.features.fetch([item_ids[place] for place in keep], now_ms)
+    for name in sorted(_grouped_by(policy)):
+        found.groups[name] = _codes([_group(world.catalogue.get(one), name) for one in item_ids])
+    if _explores(policy):
+        known = np.zeros((len(item_ids), 2)) if world.exposures is None else world.exposures(item_ids)
+        found.posteriors = known + np.array([policy.prior.clicks, policy.prior.misses])
+    if policy.stability is not None and world.previous is not None:
+        before = {item_id: place for place, item_id in enumerate(world.previous)}
+        found.previous = np.array([before.get(one, NOWHERE) for one in item_ids], np.int64)
+    return found
+
+
+def finish(
+    gathered: Gathered,
+    state: UserState,
+    ranker: Ranker,
+    world: World,
+    encode_history: Callable[[UserState], Any],
+    *,
+    surface: str,
+    k: int,
+    now_ms: int,
+    stop: Any,
+    stages: Stages,
+) -> Slate:
+    """Score what the rules have left, and fill the places. Of `world` only policy, seed and tables count here."""
+    item_ids, sources, counts = gathered.item_ids, gathered.sources, _counts(gathered)
+    keep = _kept(gathered)
+    scores = np.full(len(item_ids), np.nan, np.float32)
+    outcomes = [gathered.removed.get(place, NOT_SHOWN) for place in range(len(item_ids))]
     if not keep:
-        return Slate([], counts, stages.stage_ms)
+        return Slate([], counts, stages.stage_ms, None, Considered(gathered, scores, outcomes, Filled()))
     history = encode_history(state)
     stages.done("encode")
-    scores = ranker.score(state, history, rows[keep], now_ms, surface, stop)
+    rows = gathered.rows[keep]
+    scores[keep] = ranker.score(state, history, rows, now_ms, surface, stop, world.policy.weights or None)
     stages.done("score")
-    items = [
-        RankedItem(item_ids[keep[place]], round(float(scores[place]), 6), sources[keep[place]])
-        for place in top(scores, k)
-    ]
+    filled = _fill(gathered, keep, scores[keep], ranker, world, k)
+    filled.candidates = [keep[place] for place in filled.candidates]
+    items = []
+    for place in filled.candidates:
+        items.append(RankedItem(item_ids[place], round(float(scores[place]), 6), sources[place]))
+        outcomes[place] = SHOWN
+    if len(items) < min(k, len(keep)):
+        counts["places_unfilled"] = min(k, len(keep)) - len(items)
     stages.done("select")
-    return Slate(items, counts, stages.stage_ms, _cold_start(state, ranker, rows[keep]))
+    considered = Considered(gathered, scores, outcomes, filled)
+    return Slate(items, counts, stages.stage_ms, _cold_start(state, ranker, rows), considered)
+
+
+def _fill(gathered: Gathered, keep: list[int], scores: Scores, ranker: Ranker, world: World, k: int) -> Filled:
+    policy = world.policy
+    if not (policy.diversity or policy.slots or policy.caps or policy.stability):
+        order = top(scores, k)
+        return Filled(order, [EXPLOIT] * len(order), [1.0] * len(order), [0.0] * len(order))
+    groups = {name: codes[keep] for name, codes in gathered.groups.items()}
+    likeness = None
+    if policy.diversity is not None and policy.diversity.by == "vector":
+        likeness = likeness_of_vectors(ranker.vectors(gathered.rows[keep]))
+    elif policy.diversity is not None:
+        likeness = likeness_of_groups(groups["subcategory"])
+    wanted = {slot.item: slot.place for slot in policy.slots if isinstance(slot, Pinned)}
+    pinned = {
+        wanted[gathered.item_ids[place]]: number
+        for number, place in enumerate(keep)
+        if gathered.item_ids[place] in wanted
+    }
+    pool = Pool(
+        scores.astype(np.float64),
+        groups,
+        likeness,
+        None if gathered.posteriors is None else gathered.posteriors[keep],
+        pinned,
+        None if gathered.previous is None else gathered.previous[keep],
+    )
+    return fill(policy, pool, k, world.seed, world.tables)
+
+
+def _kept(gathered: Gathered) -> list[int]:
+    return [place for place in range(len(gathered.item_ids)) if place not in gathered.removed]
+
+
+def _counts(gathered: Gathered) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for source in gathered.sources:
+        counts[source] = counts.get(source, 0) + 1
+    for reason in gathered.removed.values():
+        counts[f"removed_{reason}"] = counts.get(f"removed_{reason}", 0) + 1
+    return counts
+
+
+def _grouped_by(policy: Policy) -> set[str]:
+    """What a policy groups candidates by: only that is looked up."""
+    names: set[str] = {cap.by for cap in policy.caps}
+    if policy.diversity is not None and policy.diversity.by == "subcategory":
+        names.add("subcategory")
+    if any(isinstance(slot, Sponsored) for slot in policy.slots):
+        names.add("sponsored")
+    return names
+
+
+def _group(item: Item | None, name: str) -> str | None:
+    if item is None:
+        return None
+    if name == "sponsored":
+        return name if item.sponsored else None
+    found: str | None = getattr(item, name)
+    return found
+
+
+def _codes(names: list[str | None]) -> npt.NDArray[np.int64]:
+    """(n,) a number for each name, in order of first appearance; -1 for none."""
+    numbers: dict[str, int] = {}
+    return np.array([-1 if one is None else numbers.setdefault(one, len(numbers)) for one in names], np.int64)
+
+
+def _explores(policy: Policy) -> bool:
+    return any(isinstance(slot, Explore) for slot in policy.slots)
 
 
 def top(scores: Scores, k: int) -> list[int]:
@@ -149,42 +348,6 @@ def _without(state: UserState, place: int) -> UserState:
     shorter.session_actions = state.session_actions[:place] + state.session_actions[place + 1 :]
     shorter.session_ts = state.session_ts[:place] + state.session_ts[place + 1 :]
     return shorter
-
-
-def hidden(state: UserState) -> set[str]:
-    """Items that the user does not want to see, as far back as the history goes."""
-    return _acted_on(state, _HIDDEN, with_history=True)
-
-
-def _removed(
-    state: UserState, item_ids: list[str], seen_hashes: npt.NDArray[np.uint32] | None, unavailable: Container[str]
-) -> dict[int, str]:
-    """Places to leave out, and why. What the caller hands in (`seen_hashes` None) is not filtered by having been seen."""
-    removed = {place: "out_of_stock" for place, item_id in enumerate(item_ids) if item_id in unavailable}
-    if unwanted := hidden(state):
-        removed |= {place: "hidden" for place, item_id in enumerate(item_ids) if item_id in unwanted}
-    if seen_hashes is None:
-        return removed
-    bought = _acted_on(state, _BOUGHT, with_history=False)
-    if bought:
-        removed |= {place: "bought" for place, item_id in enumerate(item_ids) if item_id in bought}
-    if len(state.seen) >= SHOWN_LIMIT:
-        # Seen so often and never acted on: an item that was clicked may be wanted again, and the ranker knows it.
-        hashes, times = np.unique(np.frombuffer(state.seen, np.uint32), return_counts=True)
-        often = hashes[times >= SHOWN_LIMIT]
-        if len(often):
-            acted = _acted_on(state, _ACTED, with_history=True)
-            places = np.nonzero(np.isin(seen_hashes, often))[0].tolist()
-            removed |= {place: "seen" for place in places if item_ids[place] not in acted}
-    return removed
-
-
-def _acted_on(state: UserState, kinds: frozenset[int], *, with_history: bool) -> set[str]:
-    ids = state.ids
-    slots = {slot for slot, code in zip(state.session_slots, state.session_actions) if code & 15 in kinds}
-    if with_history:
-        slots |= {slot for slot, code in zip(state.history_slots, state.history_actions) if code & 15 in kinds}
-    return {ids[slot].decode() for slot in slots}
 
 
 def _cold_start(state: UserState, ranker: Ranker, rows: Rows) -> str | None:

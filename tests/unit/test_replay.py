@@ -1,0 +1,170 @@
+"""Logged lists are made again bit for bit by the real ranker; what does not fit is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from models.replaying import Bundles
+from models.samples import EDGES, NOW_MS, sample_states
+from models.store import LoadedBundle
+from schemas.decision import Decision, decode_decision, encode_decision, pack_places
+from schemas.items import Item
+from schemas.policy import DEFAULT, Bought, Cap, Dpp, Explore, Mmr, OutOfStock, Pinned, Policy, Sponsored, Stability
+from schemas.ranking import RankedList, RankTask, Receipt
+from schemas.user_state import UserState, encode
+from udfs.logic.decisions import Asked, decision_record, list_id_of, seed_of
+from udfs.logic.replay import CannotReplay, replay
+from udfs.logic.sessions import freshness
+from udfs.logic.slate import ItemFeatures, World, rank
+
+FOLDER = str(Path(__file__).parents[1] / "fixtures" / "bundles")
+EXPLORED = [Explore(places=[2], policy="thompson", floor=0.1), Explore(places=[5], policy="softmax")]
+POLICIES = [
+    DEFAULT,
+    Policy(version="caps", rules=(OutOfStock(), Cap(by="category", most=3), Cap(by="sponsored", most=1, within=5))),
+    Policy(version="mmr", diversity=Mmr(relevance=0.7), slots=list(EXPLORED)),
+    Policy(version="dpp", diversity=Dpp(relevance=2.0), rules=(Bought(days=9),), stability=Stability(top=6, moves=2)),
+    Policy(version="groups", diversity=Mmr(relevance=0.5, by="subcategory"), slots=[Sponsored(places=[3]), *EXPLORED]),
+    Policy(version="pinned", slots=[Pinned(place=1, item="unheard-of"), *EXPLORED]),
+]
+
+
+@pytest.fixture(scope="module")
+def bundles() -> Bundles:
+    return Bundles(FOLDER)
+
+
+def made(bundle: LoadedBundle, state: UserState, policy: Policy, number: int, requested: list[str] | None) -> Decision:
+    """A list as the operator makes it, and its record as it comes off the topic."""
+    rng = np.random.default_rng(number)
+    items = [one for one in bundle.item_ids if not one.startswith("<")]
+    catalogue = {
+        one: Item(item_id=one, category=f"c{n % 3}", subcategory=f"s{n % 5}", sponsored=n % 4 == 0)
+        for n, one in enumerate([*items, "unheard-of"])
+    }
+    key = f"u:{number}"
+    world = World(
+        unavailable=set(rng.choice(items, 3).tolist()),
+        catalogue=catalogue,
+        features=ItemFeatures(["clicks_2h@1"], lambda ids, _now: rng.random((len(ids), 1)).astype(np.float32)),
+        policy=policy,
+        exposures=lambda ids: rng.poisson((3.0, 40.0), (len(ids), 2)).astype(np.float64),
+        previous=rng.permutation(items).tolist(),
+        seed=seed_of(key, "home", 1, number, policy.version),
+    )
+    encoder = bundle.history_encoder(key, NOW_MS, None)
+    slate = rank(
+        state, bundle, world, encoder, surface="home", k=12, limit=40, now_ms=NOW_MS, stop=None, requested=requested
+    )
+    receipt = Receipt(freshness(state), bundle.version, bundle.name, policy.version, {}, {}, {}, {})
+    list_id = list_id_of(key, "home", 1, number, slate.items)
+    ranked = RankedList(list_id, key, "home", 1, number, NOW_MS, slate.items, receipt, "click")
+    task = RankTask(key, ["home"], 1, number, NOW_MS, "click", encode(state), None, NOW_MS)
+    asked = Asked(12, 40, requested is not None)
+    return decode_decision(encode_decision(decision_record(task, ranked, slate, asked, "here", 1.0)))
+
+
+def states(bundle: LoadedBundle, count: int) -> list[UserState]:
+    return list(sample_states(bundle._vocabulary, len(EDGES) + count, seed=8))
+
+
+def record(bundles: Bundles, policy: Policy = DEFAULT, number: int = 3) -> Decision:
+    bundle = loaded(bundles)
+    return made(bundle, states(bundle, 6)[-1], policy, number, None)
+
+
+def loaded(bundles: Bundles) -> LoadedBundle:
+    class Named:
+        bundle = "tiny-1"
+
+    return bundles.of(Named())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.version)
+def test_every_logged_list_is_made_again_bit_for_bit(bundles: Bundles, policy: Policy) -> None:
+    """Contract: from the record alone, with another process's caches; the list_id is a hash of items and scores."""
+    bundle = loaded(bundles)
+    asked = [*bundle.item_ids[-6:], "unheard-of"]
+    fresh = Bundles(FOLDER)
+    for number, state in enumerate(states(bundle, 20)):
+        found = made(bundle, state, policy, number, asked if number % 3 == 0 else None)
+        again = fresh.replay(found, policy)
+        assert again.differences == []
+        assert (again.list_id, again.gap, again.same_items) == (found.list_id, 0.0, True)
+
+
+def test_a_thousand_lists_replay(bundles: Bundles) -> None:
+    """Contract: draws, beliefs and caps included, one list after another by one process."""
+    bundle, fresh = loaded(bundles), Bundles(FOLDER)
+    several = states(bundle, 12)
+    differ = [
+        number
+        for number in range(1_000)
+        if not fresh.replay(
+            made(bundle, several[number % len(several)], (policy := POLICIES[number % len(POLICIES)]), number, None),
+            policy,
+        ).identical
+    ]
+    assert differ == []
+
+
+def test_the_first_difference_is_named(bundles: Bundles) -> None:
+    found = record(bundles)
+    order = found.places.candidate_column().tolist()
+    swapped = pack_places([order[1], order[0], *order[2:]], ["exploit"] * len(order), np.ones(len(order)))
+    ids = found.candidates.item_ids()
+    again = bundles.replay(msgspec.structs.replace(found, places=swapped), DEFAULT)
+    assert again.differences[0] == f"place 1 had {ids[order[1]]}, and replay gives {ids[order[0]]}"
+    assert not again.same_items
+
+
+def test_a_score_that_differs_is_named_with_its_gap(bundles: Bundles) -> None:
+    found = record(bundles)
+    scores = found.candidates.score_column().copy()
+    first = int(found.places.candidate_column()[0])
+    scores[first] += np.float32(0.5)
+    candidates = msgspec.structs.replace(found.candidates, scores=scores.tobytes())
+    again = bundles.replay(msgspec.structs.replace(found, candidates=candidates), DEFAULT)
+    assert again.gap == pytest.approx(0.5, abs=1e-5)
+    assert again.same_items
+    assert f"the first is that of {found.shown()[0]}" in again.differences[0]
+
+
+def test_another_seed_draws_another_list(bundles: Bundles) -> None:
+    policy = Policy(version="drawn", slots=[Explore(places=list(range(1, 9)), policy="softmax", temperature=50.0)])
+    found = record(bundles, policy)
+    assert not bundles.replay(msgspec.structs.replace(found, seed=found.seed ^ 1), policy).identical
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"fallback": "model_error"}, "is a fallback"),
+        ({"complete": False}, "only the items shown are recorded"),
+    ],
+)
+def test_what_cannot_be_replayed_says_why(bundles: Bundles, fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(CannotReplay, match=says):
+        bundles.replay(msgspec.structs.replace(record(bundles), **fields), DEFAULT)
+
+
+def test_another_policy_on_the_same_candidates_is_what_it_would_have_made(bundles: Bundles) -> None:
+    """Contract: with its own policy, and the catalogue as it was, nothing changes; another one is asked its own rules."""
+    bundle = loaded(bundles)
+    found = record(bundles)
+    gone = {
+        one
+        for place, one in enumerate(found.candidates.item_ids())
+        if found.candidates.outcome(place) == "out_of_stock"
+    }
+    same = bundles.with_policy(found, World(unavailable=gone, seed=found.seed))
+    assert [item.item_id for item in same.items] == found.shown()
+    everything = Policy(version="all", rules=())
+    other = bundles.with_policy(found, World(unavailable=gone, policy=everything, seed=found.seed))
+    assert not [name for name in other.counts if name.startswith("removed_")]
+    assert replay(found, bundle, DEFAULT, bundle.history_encoder("u:x", NOW_MS, None)).identical

@@ -1,0 +1,124 @@
+"""Diversity: what each candidate is worth next, given what stands above. Vectorised: one step is a few operations over n.
+
+`gains()` is to be maximised over the candidates still free; `take` says which one came to stand there.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.policy import Dpp, Mmr
+
+Array = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.int64]
+
+ALIKE = 0.9  # likeness of two items of one subcategory, where subcategories are what is compared
+_NOT_A_SCORE = -1e29  # what ranks at the bottom because its score is no number must not stretch the scale
+_SPENT = 1e-10  # what is left of a candidate that is spanned by those above
+
+
+class Worth(Protocol):
+    def gains(self) -> Array:
+        """(n,) what each candidate adds."""
+
+    def take(self, place: int) -> None:
+        """This candidate stands in the list."""
+
+
+class ByScore:
+    """No diversity: the score, whatever stands above."""
+
+    def __init__(self, scores: Array) -> None:
+        self._scores = scores
+
+    def gains(self) -> Array:
+        return self._scores
+
+    def take(self, place: int) -> None:
+        pass
+
+
+class ByMmr:
+    def __init__(self, relevance: float, scores: Array, likeness: Array) -> None:
+        self._relevance, self._likeness = relevance, likeness
+        self._wanted = relevance * scaled(scores)
+        self._nearest = np.zeros(len(scores))
+        self._taken = False
+
+    def gains(self) -> Array:
+        return self._wanted - (1 - self._relevance) * self._nearest
+
+    def take(self, place: int) -> None:
+        if self._taken:
+            np.maximum(self._nearest, self._likeness[place], out=self._nearest)
+        else:  # the likeness to the only one above may be negative
+            self._nearest, self._taken = self._likeness[place].copy(), True
+
+
+class ByDpp:
+    """Greedy MAP of a DPP by incremental Cholesky: the kernel is q_i q_j likeness_ij, and `_left` its remaining diagonal."""
+
+    def __init__(self, relevance: float, scores: Array, likeness: Array, most: int) -> None:
+        self._quality = np.exp(relevance * (scaled(scores) - 1))
+        self._likeness = likeness
+        self._left = self._quality**2 * np.diagonal(likeness)
+        self._rows = np.zeros((most, len(scores)))
+        self._count = 0
+        self._tie = 1e-6 * scaled(scores)
+
+    def gains(self) -> Array:
+        """Logs; what is spanned already comes last, by score."""
+        gains: Array = np.log(np.maximum(self._left, _SPENT)) + self._tie
+        return gains
+
+    def take(self, place: int) -> None:
+        left = self._left[place]
+        if left <= _SPENT or self._count == len(self._rows):
+            return
+        above = self._rows[: self._count]
+        row = self._quality[place] * self._quality * self._likeness[place] - above[:, place] @ above
+        row /= np.sqrt(left)
+        self._rows[self._count] = row
+        self._count += 1
+        self._left = self._left - row**2
+
+
+def worth(method: Mmr | Dpp | None, scores: Array, likeness: Array | None, most: int) -> Worth:
+    """`likeness` (n, n) is needed where there is a method; `most` are the places to fill."""
+    if method is None or likeness is None:
+        return ByScore(scores)
+    if isinstance(method, Mmr):
+        return ByMmr(method.relevance, scores, likeness)
+    return ByDpp(method.relevance, scores, likeness, most)
+
+
+def likeness_of_vectors(vectors: npt.NDArray[np.float32]) -> Array:
+    """(n, n) cosines; a vector of zeros is like nothing but itself."""
+    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+    unit = vectors / np.where(lengths > 0, lengths, 1)[:, None]
+    cosines: Array = (unit @ unit.T).astype(np.float64)
+    np.fill_diagonal(cosines, 1.0)
+    return cosines
+
+
+def likeness_of_groups(codes: Codes) -> Array:
+    """(n, n) ALIKE within a group, 0 between groups; a code below 0 is no group."""
+    alike: Array = ALIKE * ((codes[:, None] == codes) & (codes >= 0))
+    np.fill_diagonal(alike, 1.0)
+    return alike
+
+
+def scaled(scores: Array) -> Array:
+    """To 0…1 within the list."""
+    real = scores[scores > _NOT_A_SCORE]
+    if not len(real):
+        return np.zeros(len(scores))
+    low, high = float(real.min()), float(real.max())
+    if high <= low:
+        flat: Array = (scores > _NOT_A_SCORE).astype(np.float64)
+        return flat
+    found: Array = np.clip((scores - low) / (high - low), 0.0, 1.0)
+    return found

@@ -1,0 +1,160 @@
+"""Replay: a list made again from its decision record, by the stages that made it; or by another policy, to see what would change.
+
+record ─ Gathered, as it was looked up ─ slate.finish ─ the same? ─ scores, places, propensities, list_id
+             └ with another policy: its rules are asked again, of the catalogue as it is now
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from schemas.decision import GROUP, NOT_SHOWN, POSTERIORS, PREVIOUS, ROWS, SHOWN, Decision
+from schemas.policy import Policy
+from schemas.user_state import UserState, decode, seen_hash
+from udfs.logic.decisions import list_id_of
+from udfs.logic.exploration import BetaTables
+from udfs.logic.slate import Gathered, ItemFeatures, Ranker, Slate, Stages, World, finish, look_up
+
+CLOSE = 1e-5  # what scores may differ by on another kind of CPU or another onnxruntime
+
+EncodeHistory = Callable[[UserState], Any]
+
+
+class CannotReplay(ValueError):
+    """A record that does not hold what a replay needs. One plain sentence."""
+
+
+@dataclass
+class Replayed:
+    """`differences` are sentences, the first difference first; without any, all bits are the same. `gap` is the largest between
+    two scores of a candidate, `same_items` whether the list holds the same items in the same order."""
+
+    list_id: str
+    differences: list[str]
+    gap: float
+    same_items: bool
+    slate: Slate
+
+    @property
+    def identical(self) -> bool:
+        return not self.differences
+
+
+def replay(decision: Decision, ranker: Ranker, policy: Policy, encode_history: EncodeHistory) -> Replayed:
+    """Make the list again and compare. Raises CannotReplay."""
+    gathered = _as_recorded(decision)
+    world = World(policy=policy, seed=decision.seed, tables=BetaTables())
+    slate = _finished(decision, gathered, ranker, world, encode_history)
+    return _compared(decision, slate)
+
+
+def with_policy(
+    decision: Decision,
+    ranker: Ranker,
+    world: World,
+    encode_history: EncodeHistory,
+) -> Slate:
+    """The list that `world.policy` would have made of the same candidates. Raises CannotReplay."""
+    recorded = _as_recorded(decision)
+    hashes = None if decision.requested else np.array([seen_hash(one) for one in recorded.item_ids], np.uint32)
+    fresh = Gathered(recorded.item_ids, recorded.sources, {}, recorded.rows, recorded.features, recorded.feature_ids)
+    world.features = _Recorded(fresh).as_features()
+    gathered = look_up(decode(decision.state), world, fresh, hashes, decision.now_ms)
+    return _finished(decision, gathered, ranker, world, encode_history)
+
+
+class _Recorded:
+    """Features as they were served."""
+
+    def __init__(self, recorded: Gathered) -> None:
+        self._ids = recorded.feature_ids
+        self._rows: Mapping[str, Any] = dict(zip(recorded.item_ids, recorded.features))
+
+    def as_features(self) -> ItemFeatures:
+        return ItemFeatures(self._ids, lambda item_ids, _now_ms: np.stack([self._rows[one] for one in item_ids]))
+
+
+def _as_recorded(decision: Decision) -> Gathered:
+    if decision.fallback is not None:
+        raise CannotReplay(
+            f"List {decision.list_id} is a fallback ({decision.fallback}), which the ranker did not make: nothing can be replayed."
+        )
+    if not decision.complete:
+        raise CannotReplay(
+            f"Of list {decision.list_id} only the items shown are recorded: raise the job's --decisions-share to replay such lists."
+        )
+    found = decision.candidates
+    n = len(found)
+    outcomes = [found.outcome(place) for place in range(n)]
+    gathered = Gathered(
+        found.item_ids(),
+        [found.source(place) for place in range(n)],
+        {place: reason for place, reason in enumerate(outcomes) if reason not in (SHOWN, NOT_SHOWN)},
+        np.frombuffer(decision.inputs[ROWS], "<i4").astype(np.int32),
+        found.feature_rows(),
+        found.feature_ids,
+    )
+    for name, column in decision.inputs.items():
+        if name.startswith(GROUP):
+            gathered.groups[name.removeprefix(GROUP)] = np.frombuffer(column, "<i4").astype(np.int64)
+    if POSTERIORS in decision.inputs:
+        gathered.posteriors = np.frombuffer(decision.inputs[POSTERIORS], "<f8").reshape(n, 2)
+    if PREVIOUS in decision.inputs:
+        gathered.previous = np.frombuffer(decision.inputs[PREVIOUS], "<i4").astype(np.int64)
+    return gathered
+
+
+def _finished(
+    decision: Decision, gathered: Gathered, ranker: Ranker, world: World, encode_history: EncodeHistory
+) -> Slate:
+    return finish(
+        gathered,
+        decode(decision.state),
+        ranker,
+        world,
+        encode_history,
+        surface=decision.surface,
+        k=decision.k,
+        now_ms=decision.now_ms,
+        stop=None,
+        stages=Stages(),
+    )
+
+
+def _compared(decision: Decision, slate: Slate) -> Replayed:
+    considered = slate.considered
+    assert considered is not None  # finish always says
+    was, now = decision.candidates.score_column(), considered.scores
+    ids = decision.candidates.item_ids()
+    differences = []
+    scored = ~(np.isnan(was) & np.isnan(now))
+    gaps = np.abs(was.astype(np.float64) - now)[scored]
+    gap = float(np.nan_to_num(gaps, nan=np.inf).max()) if len(gaps) else 0.0
+    apart = np.flatnonzero(scored & (was != now)).tolist()
+    before = decision.places.candidate_column().tolist()
+    after = considered.filled.candidates
+    for place, (one, other) in enumerate(zip(before, after), start=1):
+        if one != other:
+            differences.append(f"place {place} had {ids[one]}, and replay gives {ids[other]}")
+            break
+    if len(before) != len(after):
+        differences.append(f"the list had {len(before)} items, and replay gives {len(after)}")
+    if apart:
+        first = apart[0]
+        differences.append(
+            f"{len(apart)} of {len(ids)} scores differ, by {gap:.2g} at most; the first is that of {ids[first]}: "
+            f"{was[first]:.9g}, and replay gives {now[first]:.9g}"
+        )
+    chances = decision.places.propensity_column()
+    for place, (had, has) in enumerate(zip(chances.tolist(), considered.filled.propensities), start=1):
+        if had != has:
+            differences.append(f"the propensity of place {place} was {had:.9g}, and replay gives {has:.9g}")
+            break
+    list_id = list_id_of(decision.key, decision.surface, decision.state_epoch, decision.list_no, slate.items)
+    if not differences and list_id != decision.list_id:
+        differences.append(f"the list_id was {decision.list_id}, and replay gives {list_id}")
+    return Replayed(list_id, differences, gap, before == after, slate)
