@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from cli import (
+    backfill,
     chaos,
     cluster,
     dead_letters,
@@ -12,6 +13,7 @@ from cli import (
     features,
     feed,
     importing,
+    init,
     load,
     policy,
     redis,
@@ -35,8 +37,10 @@ app.command("submit")(cluster.submit)
 app.command("down")(cluster.down)
 app.command("send")(send.send)
 app.command("replay")(replay.replay)
+app.command("init")(init.init)
 app.command("replay-log")(importing.replay_log)
 app.command("feed")(feed.feed)
+app.command("backfill")(backfill.backfill)
 app.command("explain")(feed.explain)
 app.command("trace")(trace.trace)
 app.command("doctor")(doctor.doctor)

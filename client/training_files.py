@@ -59,6 +59,9 @@ SCHEMA = pa.schema(
         ("arms", pa.map_(pa.string(), pa.string())),
         ("fallback", pa.string()),
         ("cold_start", pa.string()),
+        ("slot", pa.string()),
+        ("propensity", pa.float64()),
+        ("item_features_offsets", pa.map_(pa.int32(), pa.int64())),
         *((kind, pa.bool_()) for kind in KINDS),
         *((f"{kind}_delay_ms", pa.int64()) for kind in KINDS),
         ("dwell_ms", pa.int64()),
@@ -277,10 +280,11 @@ def _gaps(commits: list[Commit], first: int, end: int) -> list[tuple[int, int]]:
 
 
 def _table(rows: list[tuple[Stored, TrainingRow]]) -> pa.Table:
-    return pa.Table.from_pylist([_flat(record, row) for record, row in rows], schema=SCHEMA)
+    return pa.Table.from_pylist([flat(record, row) for record, row in rows], schema=SCHEMA)
 
 
-def _flat(record: Stored, row: TrainingRow) -> dict[str, Any]:
+def flat(record: Stored, row: TrainingRow) -> dict[str, Any]:
+    """A row as SCHEMA has it."""
     served = msgspec.structs.asdict(row.served)
     flat = {
         **msgspec.structs.asdict(row),
@@ -288,6 +292,7 @@ def _flat(record: Stored, row: TrainingRow) -> dict[str, Any]:
         "shown": row.shown_ms,
         "list_created": row.served.created_ms,
         "items_offsets": list(row.served.items_offsets.items()),
+        "item_features_offsets": list(row.served.item_features_offsets.items()),
         "arms": list(row.served.arms.items()),
         "appended": record.append_ms,
         "topic_partition": record.partition,
