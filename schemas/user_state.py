@@ -112,6 +112,9 @@ class Tail(msgspec.Struct, array_like=True):
     idle_timer_h: int = 0  # the clean-up timer, in hours since 1970; 0 where none is set
     candidates: dict[str, list[str]] = {}  # surface -> what its caller handed in; empty: too many to remember
     released_ms: int = 0  # of an anonymous key: time of the newest logout
+    # By which key experiments assign, where it is not this one: the first-seen; a login keeps it. And when a session with
+    # another unit was last merged in, whose lists may have had other arms; 0 for never.
+    unit: tuple[str, int] | None = None
 
 
 class UserState:
