@@ -10,11 +10,13 @@ from cli import (
     cluster,
     dead_letters,
     doctor,
+    experiments,
     features,
     feed,
     importing,
     init,
     load,
+    ope,
     policy,
     redis,
     replay,
@@ -49,7 +51,9 @@ app.command("chaos")(chaos.chaos)
 app.command("parity")(training_parity.parity)
 app.command("activate")(cluster.activate)
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(experiments.app, name="experiments")
 app.add_typer(features.app, name="features")
+app.add_typer(ope.app, name="ope")
 app.add_typer(policy.app, name="policy")
 app.add_typer(redis.app, name="redis")
 app.add_typer(training.app, name="training-rows")

@@ -61,7 +61,13 @@ def check(file: File, bundles: Folder = "") -> None:
 
 
 @app.command("publish")
-def publish_(file: File, bundles: Folder = "") -> None:
+def publish_(
+    file: File,
+    bundles: Folder = "",
+    for_experiments: Annotated[
+        bool, typer.Option("--for-experiments", help="Known to the job, and used only by arms that name it.")
+    ] = False,
+) -> None:
     """Put a policy in force on its surface: the running job takes it up within two seconds, without a restart.
 
     To go back, publish the file of the policy before: every version stays known.
@@ -79,9 +85,10 @@ def publish_(file: File, bundles: Folder = "") -> None:
             fail(
                 f"Version {policy.version} is published with other content, and lists name it: give the file another version."
             )
-        publish(where, topics.CONTROL, [control_record(PublishPolicy(policy))])
+        publish(where, topics.CONTROL, [control_record(PublishPolicy(policy, in_force=not for_experiments))])
     err.print(
-        f"Published {policy.version} for {policy.surface}; the receipt of each list names the policy that made it."
+        f"Published {policy.version} for {'the arms that name it' if for_experiments else policy.surface}; the receipt of each "
+        "list names the policy that made it."
     )
 
 

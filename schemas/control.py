@@ -3,15 +3,13 @@ the policies themselves (udfs.policies_replica). The record's key keeps what mus
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Union
 
 import msgspec
-from msgspec import Meta
 
+from schemas.experiments import Definition
 from schemas.policy import Policy
-
-# It names a folder: no path, no dot in front, and (the look-ahead) no final newline, which Python's `$` would allow.
-BundleVersion = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$(?!\n)")]
+from schemas.versions import BundleVersion
 
 
 class ActivateBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="activate_bundle"):
@@ -24,22 +22,32 @@ class ActivateBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
 
 
 class PublishPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="publish_policy"):
-    """Fill the places of this policy's surface by it from now on. Every version stays on the topic: replay asks for it."""
+    """Fill the places of this policy's surface by it from now on; not `in_force`: only where an experiment's arm names it.
+
+    Every version stays on the topic: replay asks for it.
+    """
 
     policy: Policy
+    in_force: bool = True
 
 
-ControlRecord = ActivateBundle | PublishPolicy
+class PublishExperiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="experiments"):
+    """Assign by this definition from now on, in place of the one before. One with faults is counted and changes nothing."""
+
+    definition: Definition
 
 
-def control_key(record: ActivateBundle | PublishPolicy) -> bytes:
-    """Under which the newest record is kept: one bundle is active; of policies, every version."""
+ControlRecord = Union[ActivateBundle, PublishPolicy, PublishExperiments]
+
+
+def control_key(record: ActivateBundle | PublishPolicy | PublishExperiments) -> bytes:
+    """Under which the newest record is kept: one bundle and one definition are active; of policies, every version."""
     if isinstance(record, ActivateBundle):
         return b"bundle"
-    return f"policy|{record.policy.version}".encode()
+    return f"policy|{record.policy.version}".encode() if isinstance(record, PublishPolicy) else b"experiments"
 
 
-def control_record(record: ActivateBundle | PublishPolicy) -> tuple[bytes, bytes]:
+def control_record(record: ActivateBundle | PublishPolicy | PublishExperiments) -> tuple[bytes, bytes]:
     """Key and value, to be put on the topic."""
     return control_key(record), msgspec.json.encode(record)
 

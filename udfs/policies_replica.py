@@ -25,12 +25,18 @@ class PoliciesReplica(Replica):
         self._known: dict[str, Policy] = {DEFAULT.version: DEFAULT}
         self._in_force: dict[str, Policy] = {}
         self.taken_up = 0
+        self.missed = 0  # times an experiment's arm named a policy that was never published
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def of(self, surface: str) -> Policy:
-        """The policy in force: the surface's own, else that of every surface, else the default."""
+    def of(self, surface: str, version: str | None = None) -> Policy:
+        """The policy of this version; None, or where it is not known, the one in force: the surface's own, else that of every
+        surface, else the default."""
+        if version is not None:
+            if (found := self._known.get(version)) is not None:
+                return found
+            self.missed += 1
         in_force = self._in_force
         return in_force.get(surface) or in_force.get(ANY_SURFACE) or DEFAULT
 
@@ -42,9 +48,9 @@ class PoliciesReplica(Replica):
                 self._refuse(f"a record was skipped: {error}")
                 continue
             if isinstance(record, PublishPolicy):
-                self._take_up(record.policy)
+                self._take_up(record.policy, record.in_force)
 
-    def _take_up(self, policy: Policy) -> None:
+    def _take_up(self, policy: Policy, in_force: bool) -> None:
         try:
             check_policy(policy)
         except PolicyError as error:
@@ -53,7 +59,8 @@ class PoliciesReplica(Replica):
         if self._known.setdefault(policy.version, policy) != policy:
             self._refuse(f"policy {policy.version} is known with other content: publish a new version")
             return
-        self._in_force[policy.surface] = policy
+        if in_force:
+            self._in_force[policy.surface] = policy
         self.taken_up += 1
 
     def _refuse(self, why: str) -> None:

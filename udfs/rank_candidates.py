@@ -155,6 +155,7 @@ class RankCandidates(AsyncFunction):
         watch(metrics, "policies_known", lambda: len(self._policies))
         watch(metrics, "policies_taken_up", lambda: self._policies.taken_up)
         watch(metrics, "policies_rejected", lambda: self._policies.rejected)
+        watch(metrics, "policies_missed", lambda: self._policies.missed)
         watch(metrics, "redis_writes_owed", lambda: len(self._redis.owed) if self._redis else 0)
         watch(metrics, "redis_writes_repaid", lambda: self._redis.repaid if self._redis else 0)
         watch(metrics, "redis_writes_lost", lambda: self._redis.owed.lost if self._redis else 0)
@@ -211,8 +212,9 @@ class RankCandidates(AsyncFunction):
             return []
         started = time.perf_counter()
         state = decode(task.state)
-        bundle = self._bundle(task)
-        made = [await self._list(task, state, bundle, surface, started) for surface in task.surfaces]
+        bundle = self._bundle(task.bundle)
+        chosen = {surface: self._chosen(task, surface, bundle) for surface in task.surfaces}
+        made = [await self._list(task, state, chosen[surface], surface, started) for surface in task.surfaces]
         lists = [one.ranked for one in made]
         await _settled(before)
         if task.request is not None and task.request.explain:
@@ -244,8 +246,16 @@ class RankCandidates(AsyncFunction):
             return False
         return all(self._newest.get((task.key, surface), 0) > task.list_no for surface in task.surfaces)
 
-    def _bundle(self, task: RankTask) -> LoadedBundle:
-        bundle, wanted = self._bundles.get(task.bundle)
+    def _chosen(self, task: RankTask, surface: str, bundle: LoadedBundle) -> LoadedBundle:
+        """The bundle of the user's arm; where it cannot be had, everybody's, and not another arm's."""
+        version = task.stamped_of(surface).bundle
+        if version == task.bundle:
+            return bundle
+        found = self._bundle(version)
+        return found if found.version == version else bundle
+
+    def _bundle(self, version: str | None) -> LoadedBundle:
+        bundle, wanted = self._bundles.get(version)
         if not wanted:
             self._counters.add("bundle_fallbacks")
         return bundle
@@ -278,7 +288,7 @@ class RankCandidates(AsyncFunction):
             policy=world.policy.version,
             items_offsets=dict(self._replica.offsets),
             item_features_offsets=dict(self._features.offsets),
-            arms={},
+            arms=task.stamped_of(surface).arms,
             stage_ms=slate.stage_ms,
             counts=slate.counts,
             cold_start=slate.cold_start,
@@ -301,7 +311,7 @@ class RankCandidates(AsyncFunction):
 
     def _world(self, task: RankTask, state: UserState, surface: str) -> World:
         """What this list is made of beside the user and the bundle."""
-        policy = self._policies.of(surface)
+        policy = self._policies.of(surface, task.stamped_of(surface).policy)
         last = self._last_good.get((task.key, surface)) if policy.stability is not None else None
         return World(
             self._replica.unavailable,

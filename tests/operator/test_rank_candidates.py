@@ -22,6 +22,7 @@ from schemas.ranking import (
     RankResponse,
     RankTask,
     SessionFeatures,
+    Stamped,
     decode_features,
     decode_list,
     decode_response,
@@ -82,18 +83,19 @@ class FakeFeatures(FakeReplica):
 
 
 class FakePolicies(FakeReplica):
-    """Policies by surface."""
+    """Policies by surface, and by version."""
 
     def __init__(self) -> None:
         super().__init__()
         self.in_force: dict[str, Policy] = {}
-        self.taken_up = 0
+        self.known: dict[str, Policy] = {}
+        self.taken_up = self.missed = 0
 
     def __len__(self) -> int:
         return len(self.in_force)
 
-    def of(self, surface: str) -> Policy:
-        return self.in_force.get(surface, DEFAULT)
+    def of(self, surface: str, version: str | None = None) -> Policy:
+        return self.known[version] if version is not None else self.in_force.get(surface, DEFAULT)
 
 
 class FakeRedis:
@@ -323,6 +325,22 @@ def test_candidates_handed_in_are_ranked_for_events_too(harness: Harness) -> Non
 def test_the_stamped_bundle_ranks(harness: Harness) -> None:
     assert lists(harness.run(task("home", bundle="b2"))[0])[0].receipt.bundle == "b2"
     assert "bundle_fallbacks" not in harness.counts
+
+
+def test_an_arm_s_bundle_ranks_its_surface_only(harness: Harness) -> None:
+    """Contract: arms are on the receipt; another surface, and a user without arms, get everybody's bundle."""
+    arm = Stamped({"ranker": "new"}, "b2")
+    made = {one.surface: one.receipt for one in lists(harness.run(task("home", "cart", stamped={"home": arm}))[0])}
+    assert {surface: (one.bundle, one.arms) for surface, one in made.items()} == {
+        "home": ("b2", {"ranker": "new"}),
+        "cart": ("b1", {}),
+    }
+
+
+def test_an_arm_s_bundle_that_is_not_there_is_everybody_s(harness: Harness) -> None:
+    arm = Stamped({"ranker": "new"}, "b9")
+    (one, *_) = lists(harness.run(task("home", stamped={"home": arm}))[0])
+    assert (one.receipt.bundle, harness.counts["bundle_fallbacks"]) == ("b1", 1)
 
 
 def test_an_unknown_bundle_is_stood_in_for_and_counted(harness: Harness) -> None:
@@ -646,6 +664,13 @@ def test_a_surfaces_policy_is_on_its_receipts_and_fills_its_places(harness: Harn
     assert [found.places.slot(place) for place in range(4)] == ["exploit", "explore", "explore", "exploit"]
     assert found.places.propensity_column()[:4].tolist() == [1.0, 0.25, 0.25, 1.0]
     assert set(names(cart)[:5]) == {f"item-{n}" for n in range(16, 21)}
+
+
+def test_an_arm_chooses_the_policy_of_its_users_only(harness: Harness) -> None:
+    harness.policies.known["home-3"] = Policy(version="home-3", surface="home")
+    treated = {"home": Stamped({"slots": "new"}, None, "home-3")}
+    found = harness.run(task("home", stamped=treated), task("home", key="u:bob"))
+    assert [lists(rows)[0].receipt.policy for rows in found] == ["home-3", "1"]
 
 
 def test_draws_follow_from_user_list_number_and_policy(harness: Harness) -> None:
