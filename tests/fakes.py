@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -245,6 +246,8 @@ class FakeBundle:
         self.scored: list[UserState] = []
         self.non_finite = 0
         self.cache = HistoryCache(0)
+        self.item_features = SimpleNamespace(offsets={2: 7})
+        self.feature_ids = ["lift_2h@1"]
 
     def session_vector(self, state: UserState, now_ms: int) -> list[float]:
         return []
@@ -255,6 +258,9 @@ class FakeBundle:
 
     def is_item(self, row: int) -> bool:
         return row > 0
+
+    def features(self, rows: Any) -> Any:
+        return np.array([[len(self.item_ids[row])] for row in rows], np.float32).reshape(len(rows), 1)
 
     def vectors(self, rows: Any) -> Any:
         return np.stack((np.cos(rows), np.sin(rows)), axis=1).astype(np.float32)
@@ -267,7 +273,15 @@ class FakeBundle:
         return lambda state: len(state.history_slots)
 
     def score(
-        self, state: UserState, history: Any, rows: Any, now_ms: int, surface: str, stop: Any, weights: Any = None
+        self,
+        state: UserState,
+        history: Any,
+        rows: Any,
+        now_ms: int,
+        surface: str,
+        stop: Any,
+        weights: Any = None,
+        features: Any = None,
     ) -> Any:
         self.scored.append(state)
         self.during_score(state, stop)
@@ -283,6 +297,13 @@ class FakeBundleStore:
     def __init__(self, *bundles: FakeBundle) -> None:
         self.bundles = {bundle.version: bundle for bundle in bundles}
         self.current = self.default = bundles[0]
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+    def item_features_served(self) -> tuple[int, dict[str, int]]:
+        return 4, {"lift_2h": 3, "lift_28d": 0, "subcategory_trend": 0}
 
     def get(self, version: str | None) -> tuple[FakeBundle, bool]:
         found = self.default if version is None else self.bundles.get(version)

@@ -14,7 +14,6 @@ import pytest
 from schemas import topics
 from schemas.connections import Connections
 from schemas.decision import Decision, decode_decision
-from schemas.features import registry
 from schemas.policy import DEFAULT, Explore, Policy, Stability
 from schemas.ranking import (
     RankedList,
@@ -66,14 +65,9 @@ class FakeFeatures(FakeReplica):
     def __init__(self) -> None:
         super().__init__()
         self.offsets = {2: 7}
-        self.features, self.nulls, self.fetched = registry().item_columns()[:1], {"impressions_2h@1": 3}, 4
-        self.window_end_ms = 0  # no row yet
 
     def exposures(self, item_ids: list[str]) -> Any:
         return np.zeros((len(item_ids), 2))
-
-    def fetch(self, item_ids: list[str], now_ms: int) -> Any:
-        return np.array([[len(item_id)] for item_id in item_ids], np.float32)
 
     def __len__(self) -> int:
         return 5
@@ -133,7 +127,6 @@ class Harness:
         self.policies = FakePolicies()
         monkeypatch.setattr(rank_candidates, "PoliciesReplica", lambda *_: self.policies)
         monkeypatch.setattr(rank_candidates, "RedisWriter", lambda *_: self.redis)
-        monkeypatch.setattr(rank_candidates, "_WARM_UP_ROUNDS", 0)
         self.operator = RankCandidates(
             Connections(namespace="test-"), RankSettings("", **({"model_limit_ms": 5_000} | settings))
         )
@@ -256,9 +249,10 @@ def test_the_copy_of_item_features_is_followed_and_measured(harness: Harness) ->
     assert harness.features.running
     counted = harness.counts
     assert (counted["item_features_ready"], counted["item_features_keys"], counted["item_features_age_ms"]) == (1, 5, 6)
-    assert (counted["features_fetched"], counted["feature_nulls_impressions_2h"]) == (4, 3)
+    assert (counted["features_fetched"], counted["feature_nulls_lift_2h"]) == (4, 3)
     harness.operator.close()
     assert not harness.features.running
+    assert harness.store.closed
 
 
 def test_the_same_content_has_the_same_list_id_and_other_content_another(harness: Harness) -> None:
@@ -619,7 +613,6 @@ def decisions(rows: list[Any]) -> list[Decision]:
 
 
 def test_a_list_leaves_a_record_of_how_it_was_made(harness: Harness) -> None:
-    harness.features.window_end_ms = NOW
     harness.replica.unavailable.add("item-20")
     (rows,) = harness.run(task("home", "cart", list_no=5))
     for ranked, found in zip(lists(rows), decisions(rows)):
@@ -628,14 +621,9 @@ def test_a_list_leaves_a_record_of_how_it_was_made(harness: Harness) -> None:
         assert found.state == task().state
         assert len(found.candidates) == 20
         assert (found.candidates.outcome(0), found.candidates.outcome(19)) == ("shown", "out_of_stock")
-        assert found.candidates.feature_ids == ["impressions_2h@1"]
-        assert found.candidates.feature_rows()[[0, 18]].ravel().tolist() == [6, 7]
-        assert np.isnan(found.candidates.feature_rows()[19]).all()
+        assert found.candidates.feature_ids == ["lift_2h@1"]
+        assert found.candidates.feature_rows()[[0, 18, 19]].ravel().tolist() == [6, 7, 7]
         assert found.places.propensity_column().tolist() == [1.0] * 19
-
-
-def test_no_row_of_item_features_is_no_column(harness: Harness) -> None:
-    assert decisions(harness.run(task("home"))[0])[0].candidates.feature_ids == []
 
 
 def test_the_share_of_complete_records_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:

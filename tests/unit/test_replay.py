@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from models.featurise import ITEM_COUNTERS
 from models.replaying import Bundles
 from models.samples import EDGES, NOW_MS, sample_states
 from models.store import LoadedBundle
@@ -20,7 +21,7 @@ from schemas.user_state import UserState, encode
 from udfs.logic.decisions import Asked, decision_record, list_id_of, seed_of
 from udfs.logic.replay import CannotReplay, replay
 from udfs.logic.sessions import freshness
-from udfs.logic.slate import ItemFeatures, World, rank
+from udfs.logic.slate import World, rank
 
 FOLDER = str(Path(__file__).parents[1] / "fixtures" / "bundles")
 EXPLORED = [Explore(places=[2], policy="thompson", floor=0.1), Explore(places=[5], policy="softmax")]
@@ -39,6 +40,16 @@ def bundles() -> Bundles:
     return Bundles(FOLDER)
 
 
+class Moving:
+    """Item features that are never the same again: a replay must not look."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+
+    def take(self, rows: Any) -> Any:
+        return self._rng.random((len(rows), len(ITEM_COUNTERS))).astype(np.float32)
+
+
 def made(bundle: LoadedBundle, state: UserState, policy: Policy, number: int, requested: list[str] | None) -> Decision:
     """A list as the operator makes it, and its record as it comes off the topic."""
     rng = np.random.default_rng(number)
@@ -48,10 +59,10 @@ def made(bundle: LoadedBundle, state: UserState, policy: Policy, number: int, re
         for n, one in enumerate([*items, "unheard-of"])
     }
     key = f"u:{number}"
+    bundle.item_features = Moving(rng)  # type: ignore[assignment]
     world = World(
         unavailable=set(rng.choice(items, 3).tolist()),
         catalogue=catalogue,
-        features=ItemFeatures(["clicks_2h@1"], lambda ids, _now: rng.random((len(ids), 1)).astype(np.float32)),
         policy=policy,
         exposures=lambda ids: rng.poisson((3.0, 40.0), (len(ids), 2)).astype(np.float64),
         previous=rng.permutation(items).tolist(),

@@ -140,7 +140,15 @@ class Running(FakeBundle):
     """Every action on item-1 in the session is worth 1 to item-2, and every one on item-3 costs it 3."""
 
     def score(
-        self, state: UserState, history: Any, rows: Any, now_ms: int, surface: str, stop: Any, weights: Any = None
+        self,
+        state: UserState,
+        history: Any,
+        rows: Any,
+        now_ms: int,
+        surface: str,
+        stop: Any,
+        weights: Any = None,
+        features: Any = None,
     ) -> Any:
         session = state.session().item_ids
         worth = session.count("item-1") - 3 * session.count("item-3")

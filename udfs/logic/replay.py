@@ -6,7 +6,7 @@ record ─ Gathered, as it was looked up ─ slate.finish ─ the same? ─ scor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from schemas.policy import Policy
 from schemas.user_state import UserState, decode, seen_hash
 from udfs.logic.decisions import list_id_of
 from udfs.logic.exploration import BetaTables
-from udfs.logic.slate import Gathered, ItemFeatures, Ranker, Slate, Stages, World, finish, look_up
+from udfs.logic.slate import Gathered, Ranker, Slate, Stages, World, finish, look_up
 
 CLOSE = 1e-5  # what scores may differ by on another kind of CPU or another onnxruntime
 
@@ -62,20 +62,8 @@ def with_policy(
     recorded = _as_recorded(decision)
     hashes = None if decision.requested else np.array([seen_hash(one) for one in recorded.item_ids], np.uint32)
     fresh = Gathered(recorded.item_ids, recorded.sources, {}, recorded.rows, recorded.features, recorded.feature_ids)
-    world.features = _Recorded(fresh).as_features()
     gathered = look_up(decode(decision.state), world, fresh, hashes, decision.now_ms)
     return _finished(decision, gathered, ranker, world, encode_history)
-
-
-class _Recorded:
-    """Features as they were served."""
-
-    def __init__(self, recorded: Gathered) -> None:
-        self._ids = recorded.feature_ids
-        self._rows: Mapping[str, Any] = dict(zip(recorded.item_ids, recorded.features))
-
-    def as_features(self) -> ItemFeatures:
-        return ItemFeatures(self._ids, lambda item_ids, _now_ms: np.stack([self._rows[one] for one in item_ids]))
 
 
 def _as_recorded(decision: Decision) -> Gathered:

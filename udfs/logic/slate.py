@@ -1,6 +1,6 @@
 """Slate: the order of the stages that turn a user's state into a ranked list.
 
-    candidates (the caller's, else retrieved) ─ rules ─ features ─ history encoding (cached) ─ scores ─ slots
+    candidates (the caller's, else retrieved) and their features ─ rules ─ history encoding (cached) ─ scores ─ slots
 
 `gather` is all that is looked up, `finish` computes on that alone: a decision record holds the one, and replay calls the other.
 Each stage's time and what each rule removed go into the receipt; what became of each candidate, into the decision record.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,7 @@ class Ranker(Protocol):
     version: str
     name: str
     item_ids: list[str]  # by row
+    feature_ids: list[str]  # name@version of the registry: what is served of items beside what the bundle knows
     seen_hashes: npt.NDArray[np.uint32]  # schemas.user_state.seen_hash of each row's id
 
     def rows(self, item_ids: list[str]) -> Rows:
@@ -48,6 +49,9 @@ class Ranker(Protocol):
 
     def retrieve(self, state: UserState, limit: int) -> tuple[Rows, list[str]]:
         """At most `limit` distinct candidates, and where each came from."""
+
+    def features(self, rows: Rows) -> Scores:
+        """(n, len(feature_ids)) as they are served now."""
 
     def vectors(self, rows: Rows) -> Scores:
         """(n, d) what diversity compares; no more than a row's direction counts."""
@@ -61,18 +65,10 @@ class Ranker(Protocol):
         surface: str,
         stop: Any,
         weights: Mapping[str, float] | None = None,
+        features: Scores | None = None,
     ) -> Scores:
-        """One finite score a row, higher is better; by these weights of the tasks, or by the bundle's own."""
-
-
-class ItemFeatures(NamedTuple):
-    """What is served of candidates beside what the bundle knows: `fetch` answers (C, len(ids)) as of `now_ms`."""
-
-    ids: list[str]  # name@version of the registry
-    fetch: Callable[[list[str], int], Scores]
-
-
-NO_FEATURES = ItemFeatures([], lambda item_ids, _now_ms: np.zeros((len(item_ids), 0), np.float32))
+        """One finite score a row, higher is better; by these weights of the tasks, or by the bundle's own; by these features,
+        or by those that are served now."""
 
 
 @dataclass
@@ -81,7 +77,6 @@ class World:
 
     unavailable: Container[str] = frozenset()
     catalogue: Mapping[str, Item] = field(default_factory=dict)
-    features: ItemFeatures = NO_FEATURES
     policy: Policy = DEFAULT
     exposures: Callable[[list[str]], npt.NDArray[np.float64]] | None = None  # (n, 2) clicks and misses by item id
     previous: list[str] | None = None  # the list before, where the user has done nothing since
@@ -97,7 +92,7 @@ class Gathered:
     sources: list[str]
     removed: dict[int, str]  # place -> the rule that took it out
     rows: Rows
-    features: Scores  # (n, features), NaN rows for what was taken out
+    features: Scores  # (n, feature_ids) as they were served
     feature_ids: list[str]
     groups: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)  # by what is capped or compared; -1: none
     posteriors: npt.NDArray[np.float64] | None = None  # (n, 2)
@@ -179,23 +174,17 @@ def gather(
         rows = np.concatenate((rows, ranker.rows(pinned)))
         if hashes is not None:
             hashes = np.concatenate((hashes, np.array([seen_hash(one) for one in pinned], np.uint32)))
-    return look_up(
-        state, world, Gathered(item_ids, sources, {}, rows, np.zeros((0, 0), np.float32), []), hashes, now_ms
-    )
+    found = Gathered(item_ids, sources, {}, rows, ranker.features(rows), ranker.feature_ids)
+    return look_up(state, world, found, hashes, now_ms)
 
 
 def look_up(
     state: UserState, world: World, found: Gathered, hashes: npt.NDArray[np.uint32] | None, now_ms: int
 ) -> Gathered:
-    """Everything but who the candidates are. `hashes` as Question.seen_hashes."""
+    """Everything that follows from the policy. `hashes` as Question.seen_hashes."""
     policy, item_ids, sources = world.policy, found.item_ids, found.sources
     question = Question(state, item_ids, hashes, world.unavailable, world.catalogue, now_ms)
     found.removed = removed(policy, sources, question)
-    found.feature_ids = world.features.ids
-    found.features = np.full((len(item_ids), len(found.feature_ids)), np.nan, np.float32)
-    keep = _kept(found)
-    if keep and found.feature_ids:
-        found.features[keep] = world.features.fetch([item_ids[place] for place in keep], now_ms)
     for name in sorted(_grouped_by(policy)):
         found.groups[name] = _codes([_group(world.catalogue.get(one), name) for one in item_ids])
     if _explores(policy):
@@ -230,7 +219,9 @@ def finish(
     history = encode_history(state)
     stages.done("encode")
     rows = gathered.rows[keep]
-    scores[keep] = ranker.score(state, history, rows, now_ms, surface, stop, world.policy.weights or None)
+    scores[keep] = ranker.score(
+        state, history, rows, now_ms, surface, stop, world.policy.weights or None, gathered.features[keep]
+    )
     stages.done("score")
     filled = _fill(gathered, keep, scores[keep], ranker, world, k)
     filled.candidates = [keep[place] for place in filled.candidates]
