@@ -53,14 +53,20 @@ _SIGNS = ("click", "search")
 
 
 def evaluate(
-    rank: Rank, *, visits: int = 400, seed: int = 1, first_shopper: int = FIRST_UNSEEN, days: int = DAYS
+    rank: Rank,
+    *,
+    visits: int = 400,
+    seed: int = 1,
+    first_shopper: int = FIRST_UNSEEN,
+    days: int = DAYS,
+    start_ms: int = START_MS,
 ) -> CtrAccount:
     """Show `rank`'s lists to unseen shoppers, one visit each after `days` of history, and account for them.
 
     The same arguments give the same shoppers, histories and first intents, whatever the ranker.
     """
     account = CtrAccount(load(), with_tastes=True)
-    for visit, history, rng in _last_visits(visits, seed, first_shopper, days):
+    for visit, history, rng in _last_visits(visits, seed, first_shopper, days, start_ms):
         _show(visit, history, rng, account, lambda _, situation: rank(situation))
     return account
 
@@ -81,13 +87,13 @@ def evaluate_oracle(
 
 
 def _last_visits(
-    count: int, seed: int, first_shopper: int, days: int
+    count: int, seed: int, first_shopper: int, days: int, start_ms: int = START_MS
 ) -> Iterator[tuple[Visit, list[Event], np.random.Generator]]:
     """For `count` shoppers: their last visit of these days, just begun, and the events of the earlier ones (logged in)."""
     world, policy = load(), mixed()
     for number in range(first_shopper, first_shopper + count):
         shopper, memory, history = meet(world, number), Memory(), list[Event]()
-        times = visit_times(shopper, START_MS, days, generator(seed, 4, number)) or [START_MS]
+        times = visit_times(shopper, start_ms, days, generator(seed, 4, number)) or [start_ms]
         for visit_no, at in enumerate(times[:-1]):
             events, _ = play(world, shopper, memory, at, generator(seed, 5, number, visit_no), policy)
             history += _known(events)

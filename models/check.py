@@ -10,7 +10,17 @@ import torch
 
 from models.bundle import Bundle
 from models.export import TOLERANCE
-from models.featurise import calendar, counters, history_anchor_ms, tokens
+from models.featurise import (
+    ITEM_COUNTERS,
+    PRICE_LEVEL,
+    Floats,
+    as_batch,
+    calendar,
+    history_anchor_ms,
+    history_sides,
+    numbers,
+    tokens,
+)
 from models.ranker import DualSequenceRanker
 from models.samples import NOW_MS, sample_states
 from models.scorer import DualSequenceScorer, encode_state_history
@@ -29,13 +39,16 @@ def check(bundle: Bundle, ranker: DualSequenceRanker, count: int = 1_000) -> flo
         sizes = (1, 0, 200, 1_000)
         size = sizes[number] if number < len(sizes) else int(rng.integers(1, 64))
         rows = rng.integers(1, bundle.vocabulary.size, size).astype(np.int32)
-        served = scorer.score(state, encode_state_history(scorer, state, NOW_MS), rows, NOW_MS, "home")
+        # Every other state as where no item counters are served.
+        over_time = rng.normal(0, 0.5, (size, len(ITEM_COUNTERS))).astype(np.float32) if number % 2 else None
+        encoding = encode_state_history(scorer, state, NOW_MS)
+        served = scorer.score(state, encoding, rows, NOW_MS, "home", item_counters=over_time)
         if len(served) != size or not np.isfinite(served).all():
             raise AssertionError(
                 f"sample {number}: {len(served)} scores of {size} candidates, or one that is not finite"
             )
         if size:
-            wanted = torch_logits(bundle, ranker, state, rows) @ weights + bundle.prior[rows]
+            wanted = torch_logits(bundle, ranker, state, rows, over_time) @ weights + bundle.prior[rows]
             worst = max(worst, float(np.abs(served - wanted).max()))
             if worst > TOLERANCE:
                 raise AssertionError(
@@ -53,11 +66,13 @@ def same_top(served: npt.NDArray[Any], wanted: npt.NDArray[Any], k: int = 50) ->
 
 
 @torch.no_grad()
-def torch_logits(bundle: Bundle, ranker: DualSequenceRanker, state: UserState, rows: Rows) -> npt.NDArray[Any]:
+def torch_logits(
+    bundle: Bundle, ranker: DualSequenceRanker, state: UserState, rows: Rows, item_counters: Floats | None = None
+) -> npt.NDArray[Any]:
     """(C, T) by the torch model on the stored item vectors."""
     items, statics = torch.from_numpy(bundle.embedding), torch.from_numpy(bundle.statics)
     vocabulary = bundle.vocabulary
-    sides, lengths = [], []
+    sides, lengths, read = [], [], []
     for stack, sequence, moment_ms in (
         (ranker.session, state.session(), NOW_MS),
         (ranker.history, state.history(), history_anchor_ms(state, NOW_MS)),
@@ -70,9 +85,12 @@ def torch_logits(bundle: Bundle, ranker: DualSequenceRanker, state: UserState, r
         )
         sides.append((keys, values))
         lengths.append(float(found.length))
+        read.append(found)
     places = torch.from_numpy(rows.astype(np.int64))
     surface = bundle.manifest.surfaces.index("home")
     context = ranker.context_side(torch.tensor([*calendar(NOW_MS), surface]))
-    counted = torch.from_numpy(counters(state, rows, vocabulary, NOW_MS))
+    level = bundle.statics[:, PRICE_LEVEL]
+    before = history_sides(*as_batch(read[1]), vocabulary, level)
+    counted = torch.from_numpy(numbers(state, read[0], before, rows, vocabulary, level, NOW_MS, item_counters))
     candidates = ranker.candidate_side(items[places], statics[places])
     return ranker.score(sides[0], sides[1], torch.tensor(lengths), candidates, counted, context).numpy()

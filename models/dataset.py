@@ -14,9 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.featurise import FEW_PRICES, history_sides, session_sides
 from models.statistics import FOLDS
 from models.traffic import Examples, Ragged
-from models.vocabulary import PADDING, Vocabulary
+from models.vocabulary import PADDING, Rows, Vocabulary
 from schemas.user_state import ACTIONS, COUNTED, HISTORY_CAP
 
 _KINDS = torch.tensor([ACTIONS[name] for name in COUNTED])
@@ -39,9 +40,20 @@ class Batch(NamedTuple):
     items: Tensor  # (E, P)
     clicked: Tensor
     carted: Tensor
+    bought: Tensor
     counters: Tensor  # (E, P, COUNTERS)
     calendar: Tensor  # (E, 4) with the surface
     fold: Tensor  # (E,)
+    groups: Tensor  # (E, G, features of SESSION_GROUP and HISTORY_GROUP)
+    prices: Tensor  # (E, 2) of featurise.Sides, both sequences
+    ts_ms: npt.NDArray[np.int64]  # (E,)
+
+
+class Levels(NamedTuple):
+    """What groups and prices are reckoned with: the vocabulary, and each row's price level."""
+
+    vocabulary: Vocabulary
+    price: npt.NDArray[np.float32]  # (N,)
 
 
 def batches(
@@ -49,6 +61,7 @@ def batches(
     chosen: npt.NDArray[Any],
     per_batch: int,
     rng: np.random.Generator,
+    levels: Levels,
     token_dropout: float = 0.0,
     history_cap: int = HISTORY_CAP,
 ) -> Iterator[Batch]:
@@ -67,25 +80,51 @@ def batches(
     for group in rng.permutation(len(groups)):
         a, b = groups[group]
         lists = np.concatenate([sorted_lists[first[place] : last[place]] for place in range(a, b)])
-        yield batch(data, lists, rng, token_dropout, history_cap)
+        yield batch(data, lists, rng, levels, token_dropout, history_cap)
 
 
 def batch(
-    data: Examples, lists: npt.NDArray[Any], rng: np.random.Generator, token_dropout: float, history_cap: int
+    data: Examples,
+    lists: npt.NDArray[Any],
+    rng: np.random.Generator,
+    levels: Levels,
+    token_dropout: float,
+    history_cap: int,
 ) -> Batch:
     histories, history = np.unique(data.history[lists], return_inverse=True)
     calendar = np.concatenate((data.calendar[lists], np.ones((len(lists), 1), np.int16)), axis=1)
+    of_histories = padded(data.histories, histories, rng, token_dropout, history_cap)
+    of_sessions = padded(data.sessions, lists, rng, token_dropout)
+    longer = history_sides(*_columns(of_histories), *levels)
+    now = session_sides(*_columns(of_sessions), *levels)
     return Batch(
-        padded(data.histories, histories, rng, token_dropout, history_cap),
-        padded(data.sessions, lists, rng, token_dropout),
+        of_histories,
+        of_sessions,
         torch.from_numpy(history.astype(np.int64)),
         torch.from_numpy(data.items[lists].astype(np.int64)),
         torch.from_numpy(data.clicked[lists]),
         torch.from_numpy(data.carted[lists]),
+        torch.from_numpy(data.bought[lists]),
         torch.from_numpy(data.counters[lists]),
         torch.from_numpy(calendar.astype(np.int64)),
         torch.from_numpy(data.shopper[lists].astype(np.int64) % FOLDS),
+        torch.from_numpy(np.concatenate((now.groups, longer.groups[history]), axis=-1)),
+        torch.from_numpy(now.prices + longer.prices[history]),
+        data.ts_ms[lists],
     )
+
+
+def _columns(sequences: Sequences) -> tuple[Rows, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Rows, actions, and which are no padding."""
+    return sequences.rows.numpy(), sequences.actions.numpy(), (sequences.padding == 0).numpy()
+
+
+def grouped(batch: Batch, rows: Tensor, group_row: Tensor, price: Tensor) -> Tensor:  # (E, C) -> (E, C, GROUPS)
+    """featurise's features of a user and a candidate's group, and the price gap."""
+    of_groups = batch.groups[torch.arange(len(rows))[:, None], group_row[rows]]
+    mean = batch.prices[:, :1] / batch.prices[:, 1:].clamp(min=1)
+    gap = (price[rows] - mean).abs() * batch.prices[:, 1:] / (batch.prices[:, 1:] + FEW_PRICES)
+    return torch.cat((of_groups, gap[..., None]), dim=-1)
 
 
 def padded(

@@ -1,6 +1,8 @@
 """Evaluate a bundle on shoppers nobody trained on: expected CTR of its lists next to popularity and the optimum.
 
-    python -m models.evaluate models/bundles/VERSION --visits 400
+    python -m models.evaluate models/bundles/VERSION --visits 400 --crowd 1000
+
+With a crowd, the item counters are those of its traffic at each moment, point in time; without, the registry's defaults.
 
 The shop (default: demo) judges: it plays visits, shows the lists and knows the true click probabilities.
 """
@@ -14,8 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from models.bundle import Bundle
+from models.counts import CountsOverTime, acts_of
+from models.featurise import Floats
 from models.store import LoadedBundle
+from models.vocabulary import Rows
 from schemas.user_state import UserState
 from udfs.logic.sessions import Position, apply_event
 from udfs.logic.slate import rank
@@ -24,16 +31,39 @@ SURFACE = "home"
 _CACHE_BYTES = 2**24
 
 
+class _Moment:
+    """In the place of the job's copy of item features: what it would hold now."""
+
+    def __init__(self, counts: CountsOverTime | None) -> None:
+        self._counts, self.now_ms = counts, 0
+        self.offsets: dict[int, int] = {}
+
+    def take(self, rows: Rows) -> Floats:
+        assert self._counts is not None
+        return self._counts.features(np.array([self.now_ms]), rows[None])[0]
+
+
 class BundleRanking:
     """`rank(situation)` of a shop's evaluation: the state by the stream's own logic, the list by the job's own stages."""
 
-    def __init__(self, bundle: Bundle, unavailable: set[str], limit: int = 200, k: int = 10) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        unavailable: set[str],
+        counts: CountsOverTime | None = None,
+        limit: int = 200,
+        k: int = 10,
+    ) -> None:
         self._bundle = LoadedBundle(bundle, _CACHE_BYTES, None)
+        self._moment = _Moment(counts)
+        if counts is not None:
+            self._bundle.item_features = self._moment
         self._unavailable, self._limit, self._k = unavailable, limit, k
         self._key, self._applied, self._state = "", 0, UserState()
 
     def __call__(self, situation: Any) -> list[str]:
         state, now_ms = self._state_of(situation), situation.now_ms
+        self._moment.now_ms = now_ms
         encode = self._bundle.history_encoder(situation.key, now_ms, None)
         slate = rank(
             state,
@@ -70,17 +100,52 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--first-shopper", type=int, default=500_000, help="number of the first shopper (default 500000)"
     )
+    parser.add_argument(
+        "--crowd", type=int, default=0, help="other shoppers whose traffic is counted for the item counters (default 0)"
+    )
+    parser.add_argument(
+        "--days-later",
+        type=int,
+        default=0,
+        help="evaluate so many days after the training's first (default 0: the same days)",
+    )
+    parser.add_argument(
+        "--changes", type=int, default=0, help="instead: so many visits in which the intent changes (default 0)"
+    )
     options = parser.parse_args(arguments)
     judge = importlib.import_module(f"{options.shop}.evaluate")
     items = importlib.import_module(f"{options.shop}.world").load().items
     bundle = Bundle.load(options.bundle)
-    ranking = BundleRanking(bundle, {item.item_id for item in items if item.stock == 0})
-    account = judge.evaluate(ranking, visits=options.visits, seed=options.seed, first_shopper=options.first_shopper)
-    shares = account.shares()
+    unavailable = {item.item_id for item in items if item.stock == 0}
+    if options.changes:
+        changes = importlib.import_module(f"{options.shop}.changes")
+        shares = changes.followed(
+            BundleRanking(bundle, unavailable),
+            visits=options.changes,
+            seed=options.seed,
+            first_shopper=options.first_shopper,
+        )
+        print(json.dumps({"bundle": bundle.version, "visits": options.changes, "new_intent_leads_by_event": shares}))
+        return
+    shop = importlib.import_module(f"{options.shop}.offline")
+    start_ms = shop.START_MS + options.days_later * 86_400_000
+    counts = None
+    if options.crowd:
+        others = range(options.first_shopper + options.visits, options.first_shopper + options.visits + options.crowd)
+        logs = shop.visits(others, start_ms=start_ms, seed=options.seed)
+        counts = CountsOverTime(
+            acts_of((event for log in logs for event in log.events), bundle.vocabulary), bundle.vocabulary
+        )
+    ranking = BundleRanking(bundle, unavailable, counts)
+    account = judge.evaluate(
+        ranking, visits=options.visits, seed=options.seed, first_shopper=options.first_shopper, start_ms=start_ms
+    )
+    found = account.shares()
     print(judge.table(account))
-    ranked, popular = shares["ranked"], shares["popularity"]
+    ranked, popular = found["ranked"], found["popularity"]
     print(json.dumps({
-        "bundle": bundle.version, "visits": options.visits, "lists": account.moments, "ctr": round(ranked.ctr, 5),
+        "bundle": bundle.version, "crowd": options.crowd, "visits": options.visits, "lists": account.moments,
+        "ctr": round(ranked.ctr, 5),
         "of_popularity": round(ranked.ctr / popular.ctr, 3), "of_optimum": round(ranked.of_optimum, 3),
         "of_optimum_se": round(ranked.of_optimum_se, 4),
     }))  # fmt: skip

@@ -20,11 +20,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from models.ranker import DualSequenceRanker, pool
+from models.ranker import TASKS, DualSequenceRanker, pool
 
 OPSET = 17
 TOLERANCE = 1e-4
 _COLLAPSE = 1e4
+_STEEP = 30.0  # a task's gate beyond this is open or shut in float32
 
 
 class HistoryGraph(nn.Module):
@@ -45,6 +46,12 @@ class ScorerGraph(nn.Module):
     def __init__(self, ranker: DualSequenceRanker) -> None:
         super().__init__()
         self.ranker = ranker
+        experts, width = ranker.config.experts, ranker.config.expert
+        towers = torch.zeros(experts, width, len(TASKS), experts)
+        for expert in range(experts):
+            towers[expert, :, :, expert] = ranker.towers[:, expert].detach().t()
+        self.register_buffer("towers", towers.reshape(experts * width, -1))
+        self.register_buffer("per_task", torch.eye(len(TASKS)).repeat_interleave(experts, dim=0))  # (T * E, T)
 
     def forward(
         self,
@@ -56,6 +63,7 @@ class ScorerGraph(nn.Module):
         history_values: Tensor,
         queries: Tensor,
         projections: Tensor,
+        sizes: Tensor,
         item_part: Tensor,
         counters: Tensor,
         context: Tensor,
@@ -67,33 +75,39 @@ class ScorerGraph(nn.Module):
         of_session = torch.softmax(queries @ keys.transpose(-1, -2), dim=-1)  # (C, L)
         of_history = torch.softmax(queries @ history_keys, dim=-1)
         r_session, r_history = of_session @ values, of_history @ history_values  # (C, D)
-        size = length(projections)
-        cos_session = (r_session * projections).sum(-1) / (length(r_session) * size)  # (C,)
-        cos_history = (r_history * projections).sum(-1) / (length(r_history) * size)
-        numbers = torch.cat((counters, cos_session[:, None], cos_history[:, None]), dim=-1)
-        of_lengths, of_numbers = ranker.gate_numbers.weight[:, :2], ranker.gate_numbers.weight[:, 2:]
+        cos_session = cosine(r_session, projections, sizes)  # (C,)
+        cos_history = cosine(r_history, projections, sizes)
+        numbers = torch.stack((cos_session, cos_history), dim=-1)
+        # The gate's weights of lengths, counters and cosines.
+        of_lengths, of_counters, of_cosines = ranker.gate_numbers.weight.split((2, ranker.config.counters, 2), dim=1)
         gate = torch.addmm(ranker.gate_session.bias[None], torch.log1p(lengths)[None], of_lengths.t())
         gate = torch.addmm(gate, of_session, values @ ranker.gate_session.weight.t())
         gate = torch.addmm(gate, of_history, history_values @ ranker.gate_history.weight.t())
-        gate = torch.addmm(gate, numbers, of_numbers.t())
+        gate = torch.addmm(torch.addmm(gate, counters, of_counters.t()), numbers, of_cosines.t())
         # The hard collapse as a bias: in float32 the sigmoid of ±1e4 is 1 or 0.
         collapse = _COLLAPSE * (has_session - has_history)
         g = torch.sigmoid(torch.addmm(ranker.gate_out.bias + collapse, torch.relu(gate), ranker.gate_out.weight.t()))
         u = r_history + g * (r_session - r_history)
+        shift, scale = context.split(1)  # (1, W) each
         hidden = torch.addmm(item_part, counters, ranker.head_counters.weight.t())
         hidden = torch.addmm(hidden, u * projections, ranker.head_match.weight.t())
-        hidden = hidden + torch.addmm(context, u, ranker.head_user.weight.t())
-        out: Tensor = ranker.head_out(torch.relu(ranker.head_hidden(torch.relu(hidden))))
+        hidden = torch.relu((hidden + torch.addmm(shift, u, ranker.head_user.weight.t())) * scale)
+        # The experts through the towers of all tasks as one product; each task's softmax as sums of its exponentials.
+        read = torch.relu(ranker.experts(hidden)) @ self.towers  # (C, T * E)
+        gates = torch.exp(torch.clamp(ranker.expert_gate(hidden), -_STEEP, _STEEP))
+        out: Tensor = (gates * read) @ self.per_task / (gates @ self.per_task) + ranker.tower_bias
         return out
 
 
-def length(x: Tensor) -> Tensor:  # (C, D) -> (C,)
+def cosine(x: Tensor, projections: Tensor, sizes: Tensor) -> Tensor:  # (C, D), (C, D), (C,) -> (C,)
     """models.ranker.norm without the last dimension: ONNX Runtime is slow on columns one wide."""
-    return torch.sqrt((x * x).sum(-1) + 1e-6)
+    length = torch.sqrt((x * x).sum(-1) + 1e-6)
+    return (x * projections).sum(-1) / (length * sizes)
 
 
 class NaiveGraph(nn.Module):
-    """For comparison only: the same weights as one graph that encodes both sequences and projects every candidate each call."""
+    """For comparison only: the same weights as one graph that encodes both sequences, padded to their caps, and projects every
+    candidate at each call."""
 
     def __init__(self, ranker: DualSequenceRanker, items: Tensor, statics: Tensor) -> None:
         super().__init__()
@@ -106,17 +120,19 @@ class NaiveGraph(nn.Module):
         history_rows: Tensor,
         history_actions: Tensor,
         history_log_hours: Tensor,
+        history_padding: Tensor,
         session_rows: Tensor,
         session_actions: Tensor,
         session_log_hours: Tensor,
+        session_padding: Tensor,
         lengths: Tensor,
         rows: Tensor,
         counters: Tensor,
         calendar: Tensor,
     ) -> Tensor:
         ranker = self.ranker
-        history = ranker.history(self.items[history_rows], history_actions, history_log_hours)[:2]
-        session = ranker.session(self.items[session_rows], session_actions, session_log_hours)[:2]
+        history = ranker.history(self.items[history_rows], history_actions, history_log_hours, history_padding)[:2]
+        session = ranker.session(self.items[session_rows], session_actions, session_log_hours, session_padding)[:2]
         candidates = ranker.candidate_side(self.items[rows], self.statics[rows])
         return ranker.score(session, history, lengths, candidates, counters, ranker.context_side(calendar))
 
@@ -135,7 +151,7 @@ def history_graph(ranker: DualSequenceRanker) -> bytes:
 
 
 def scorer_graph(ranker: DualSequenceRanker) -> bytes:
-    width, n_counters = ranker.config.dim, ranker.config.counters
+    width, head, n_counters = ranker.config.dim, ranker.config.head, ranker.config.counters
     inputs: dict[str, tuple[Tensor, dict[int, str]]] = {
         "session_items": (torch.zeros(3, width), {0: "S"}),
         "session_actions": (torch.zeros(3, dtype=torch.int64), {0: "S"}),
@@ -145,9 +161,10 @@ def scorer_graph(ranker: DualSequenceRanker) -> bytes:
         "history_values": (torch.zeros(5, width), {0: "L"}),
         "queries": (torch.zeros(4, width + 1), {0: "C"}),
         "projections": (torch.zeros(4, width), {0: "C"}),
-        "item_part": (torch.zeros(4, width), {0: "C"}),
+        "sizes": (torch.ones(4), {0: "C"}),
+        "item_part": (torch.zeros(4, head), {0: "C"}),
         "counters": (torch.zeros(4, n_counters), {0: "C"}),
-        "context": (torch.zeros(width), {}),
+        "context": (torch.zeros(2, head), {}),
     }
     axes = {name: dims for name, (_, dims) in inputs.items() if dims} | {"logits": {0: "C"}}
     return _exported(
@@ -160,7 +177,7 @@ def naive_graph(ranker: DualSequenceRanker, items: Tensor, statics: Tensor) -> b
     inputs: dict[str, tuple[Tensor, dict[int, str]]] = {}
     for side in ("history", "session"):
         inputs |= {f"{side}_{name}": (whole, {0: side}) for name in ("rows", "actions")}
-        inputs[f"{side}_log_hours"] = (torch.zeros(3), {0: side})
+        inputs |= {f"{side}_{name}": (torch.zeros(3), {0: side}) for name in ("log_hours", "padding")}
     inputs |= {
         "lengths": (torch.ones(2), {}),
         "rows": (whole, {0: "C"}),

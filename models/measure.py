@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from models.bundle import Bundle
-from models.featurise import calendar, counters, tokens
+from models.featurise import PRICE_LEVEL, as_batch, calendar, counters, history_sides, numbers, tokens
 from models.retrieval import Retriever
 from models.samples import NOW_MS, sample_state
 from models.scorer import encode_state_history, open_graph, open_scorer
+from schemas.user_state import HISTORY_CAP, SESSION_CAP
 
 CANDIDATES = (60, 200, 1_000)
 
@@ -65,21 +66,26 @@ def measure(bundle: Bundle, n_session: int, n_history: int, naive: bytes | None)
 
 
 def naive_inputs(bundle: Bundle, state: Any, rows: Any) -> dict[str, Any]:
+    """Both sequences padded to their caps, as a graph without dynamic lengths wants them."""
     history, session = (
         tokens(state.history(), NOW_MS, bundle.vocabulary),
         tokens(state.session(), NOW_MS, bundle.vocabulary),
     )
+    level = bundle.statics[:, PRICE_LEVEL]
+    before = history_sides(*as_batch(history), bundle.vocabulary, level)
     inputs: dict[str, Any] = {}
-    for side, found in (("history", history), ("session", session)):
+    for side, found, cap in (("history", history, HISTORY_CAP), ("session", session, SESSION_CAP)):
+        more = cap - len(found.rows)
         inputs |= {
-            f"{side}_rows": found.rows.astype(np.int64),
-            f"{side}_actions": found.actions,
-            f"{side}_log_hours": found.log_hours,
+            f"{side}_rows": np.pad(found.rows.astype(np.int64), (0, more)),
+            f"{side}_actions": np.pad(found.actions, (0, more)),
+            f"{side}_log_hours": np.pad(found.log_hours, (0, more)),
+            f"{side}_padding": np.pad(np.zeros(len(found.rows), np.float32), (0, more), constant_values=-1e9),
         }
     return inputs | {
         "lengths": np.array([session.length, history.length], np.float32),
         "rows": rows.astype(np.int64),
-        "counters": counters(state, rows, bundle.vocabulary, NOW_MS),
+        "counters": numbers(state, session, before, rows, bundle.vocabulary, level, NOW_MS),
         "calendar": np.array([*calendar(NOW_MS), 1], np.int64),
     }
 

@@ -46,7 +46,20 @@ class Oracle:
             ("surface", surface),
         ):
             first += self._weights[f"{name}.weight"][index]
-        return self._linear("head_out", relu(self._linear("head_hidden", relu(first))))
+        return self._tasks(relu(first * (1 + self._weights["surface_scale.weight"][surface])))
+
+    def _tasks(self, hidden: Array) -> Array:
+        """Each task: Σ gate_e · (tower · expert_e) + bias."""
+        towers = self._weights["towers"]
+        n_tasks, n_experts, width = towers.shape
+        experts = relu(self._linear("experts", hidden)).reshape(n_experts, width)
+        gates = self._linear("expert_gate", hidden).reshape(n_tasks, n_experts)
+        found = self._weights["tower_bias"].copy()
+        for task in range(n_tasks):
+            share = softmax(gates[task])
+            for expert in range(n_experts):
+                found[task] += share[expert] * (towers[task, expert] @ experts[expert])
+        return found
 
     def _fused(
         self,

@@ -6,7 +6,8 @@
                                             └ keys, values ─ pooling per candidate ─ r_H ─┘
 
 Every function takes any leading dimensions: training gives it batches, the export a single request without one.
-Names of dimensions: L tokens, C candidates, D width, T tasks, A action codes, N rows of the vocabulary.
+Names of dimensions: L tokens, C candidates, D width of vectors, W of the head, T tasks, E experts of width V, A action codes,
+N rows of the vocabulary.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.featurise import COUNTERS
+from models.featurise import NUMBERS
 
-# click and cart: will it be clicked, put into the cart, once shown? next: of all items, which is clicked next?
-TASKS = ("click", "cart", "next")
+# click, cart, purchase: what will be done with it, once shown? next: of all items, which is clicked next?
+TASKS = ("click", "cart", "purchase", "next")
 _ADD_TO_CART = 3
 _FAR = -1e9  # added to the logit of padding; not -inf, which makes a softmax over padding alone not a number
 
@@ -41,9 +42,16 @@ class RankerConfig:
     session_layers: int = 1
     ffn: int = 2
     actions: int = 128
-    counters: int = COUNTERS
+    counters: int = NUMBERS  # of featurise: this user and the item, its group, the item and everybody
     gate_hidden: int = 16
+    head: int = 64  # width of the head, whatever the vectors' is: of 1,000 candidates it is most of the cost
+    experts: int = 3
     dropout: float = 0.1
+
+    @property
+    def expert(self) -> int:
+        """Width of one expert."""
+        return max(4, self.head // 4)
 
 
 class Block(nn.Module):
@@ -129,12 +137,17 @@ class DualSequenceRanker(nn.Module):
         self.gate_history = nn.Linear(dim, config.gate_hidden, bias=False)
         self.gate_numbers = nn.Linear(2 + config.counters + 2, config.gate_hidden, bias=False)
         self.gate_out = nn.Linear(config.gate_hidden, 1)
-        self.head_user, self.head_match = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
-        self.head_item, self.head_static = nn.Linear(dim, dim), nn.Linear(config.statics, dim, bias=False)
-        self.head_counters = nn.Linear(config.counters, dim, bias=False)
-        self.hour, self.weekday = nn.Embedding(24, dim), nn.Embedding(7, dim)
-        self.week, self.surface = nn.Embedding(5, dim), nn.Embedding(config.surfaces, dim)
-        self.head_hidden, self.head_out = nn.Linear(dim, dim // 2), nn.Linear(dim // 2, len(TASKS))
+        head = config.head
+        self.head_user, self.head_match = nn.Linear(dim, head, bias=False), nn.Linear(dim, head, bias=False)
+        self.head_item, self.head_static = nn.Linear(dim, head), nn.Linear(config.statics, head, bias=False)
+        self.head_counters = nn.Linear(config.counters, head, bias=False)
+        self.hour, self.weekday = nn.Embedding(24, head), nn.Embedding(7, head)
+        self.week, self.surface = nn.Embedding(5, head), nn.Embedding(config.surfaces, head)
+        self.surface_scale = nn.Embedding(config.surfaces, head)  # the adapter: scale and shift of the hidden layer
+        self.experts = nn.Linear(head, config.experts * config.expert)
+        self.expert_gate = nn.Linear(head, len(TASKS) * config.experts)
+        self.towers = nn.Parameter(torch.randn(len(TASKS), config.experts, config.expert) * config.expert**-0.5)
+        self.tower_bias = nn.Parameter(torch.zeros(len(TASKS)))
         nn.init.normal_(self.own.weight, std=0.02)
         nn.init.normal_(self.group.weight, std=0.4)
         # Begin as nearest neighbours do: a candidate attends to the tokens that are like it, and u ⊙ P c is their likeness.
@@ -143,6 +156,7 @@ class DualSequenceRanker(nn.Module):
             with torch.no_grad():
                 linear.weight.mul_(0.3).add_(share * torch.eye(dim))
         nn.init.normal_(self.content.weight, std=0.1)
+        nn.init.zeros_(self.surface_scale.weight)
         for embedding in (self.hour, self.weekday, self.week, self.surface):
             nn.init.normal_(embedding.weight, std=0.05)
 
@@ -173,9 +187,10 @@ class DualSequenceRanker(nn.Module):
         projections = self.projection(items)  # (…, C, D)
         return queries, projections, self.head_item(projections) + self.head_static(statics)
 
-    def context_side(self, calendar: Tensor) -> Tensor:  # (…, 4) hour, weekday, week, surface -> (…, D)
+    def context_side(self, calendar: Tensor) -> Tensor:  # (…, 4) hour, weekday, week, surface -> (…, 2, W) shift, scale
         hour, weekday, week, surface = calendar.unbind(-1)
-        return self.hour(hour) + self.weekday(weekday) + self.week(week) + self.surface(surface)
+        shift = self.hour(hour) + self.weekday(weekday) + self.week(week) + self.surface(surface)
+        return torch.stack((shift, 1 + self.surface_scale(surface)), dim=-2)
 
     def score(
         self,
@@ -183,8 +198,8 @@ class DualSequenceRanker(nn.Module):
         history: tuple[Tensor, Tensor],
         lengths: Tensor,  # (…, 2) of session and history
         candidates: tuple[Tensor, Tensor, Tensor],  # of candidate_side
-        counters: Tensor,  # (…, C, COUNTERS) log(1 + n)
-        context: Tensor,  # (…, D) of context_side
+        counters: Tensor,  # (…, C, NUMBERS) of featurise
+        context: Tensor,  # (…, 2, W) of context_side
     ) -> Tensor:  # (…, C, T)
         queries, projections, item_part = candidates
         has = torch.clamp(lengths, max=1.0)[..., None, :]  # (…, 1, 2)
@@ -197,7 +212,7 @@ class DualSequenceRanker(nn.Module):
         cos_session = match_session.sum(-1, keepdim=True) / (norm(r_session) * size)
         cos_history = match_history.sum(-1, keepdim=True) / (norm(r_history) * size)
         gate = self.gate_session(r_session) + self.gate_history(r_history)
-        numbers = torch.cat((counters, cos_session, cos_history), dim=-1)  # (…, C, 6)
+        numbers = torch.cat((counters, cos_session, cos_history), dim=-1)  # (…, C, NUMBERS + 2)
         gate = gate + functional.linear(numbers, self.gate_numbers.weight[:, 2:])
         gate = gate + functional.linear(torch.log1p(lengths), self.gate_numbers.weight[:, :2])[..., None, :]
         g = torch.sigmoid(self.gate_out(torch.relu(gate)))  # (…, C, 1)
@@ -205,15 +220,19 @@ class DualSequenceRanker(nn.Module):
         g = has_session * (1 - has_history * (1 - g))
         u = r_history + g * (r_session - r_history)  # g·r_S + (1 − g)·r_H
         u_match = u * projections  # u ⊙ P c
-        # head: MLP(u, P c, u ⊙ P c, counters, popularity and price, calendar)
-        hidden = (
-            self.head_user(u)
-            + self.head_match(u_match)
-            + item_part
-            + self.head_counters(counters)
-            + context[..., None, :]
-        )
-        return self.head_out(torch.relu(self.head_hidden(torch.relu(hidden))))
+        # head: MLP(u, P c, u ⊙ P c, counters, popularity and price, calendar), scaled and shifted for the surface
+        shift, scale = context[..., :1, :], context[..., 1:, :]
+        hidden = self.head_user(u) + self.head_match(u_match) + item_part + self.head_counters(counters) + shift
+        return self.tasks(torch.relu(hidden * scale))
+
+    def tasks(self, hidden: Tensor) -> Tensor:  # (…, C, W) -> (…, C, T)
+        """MMoE: each task mixes the experts by a gate of its own and reads the mixture through a tower of its own."""
+        experts, width = self.config.experts, self.config.expert
+        mixed = torch.relu(self.experts(hidden)).unflatten(-1, (experts, width))  # (…, C, E, V)
+        gates = torch.softmax(self.expert_gate(hidden).unflatten(-1, (len(TASKS), experts)), dim=-1)  # (…, C, T, E)
+        # A tower is linear: read each expert through it, then mix.
+        read = torch.einsum("...ev,tev->...te", mixed, self.towers)
+        return (gates * read).sum(-1) + self.tower_bias
 
 
 def norm(x: Tensor) -> Tensor:  # (…, D) -> (…, 1)

@@ -37,8 +37,7 @@ class Retriever:
         self._first_item = vocabulary.first_item
         self._neighbours, self._popular = bundle.neighbours, bundle.popular
         self._in_group = bundle.popular_in_group
-        # The group whose popular items a row calls for: its subcategory, else its category.
-        self._group = np.where(vocabulary.subcategory_row > 0, vocabulary.subcategory_row, vocabulary.category_row)
+        self._group = vocabulary.group_row  # whose popular items a row calls for
 
     def retrieve(self, state: UserState, limit: int = LIMIT) -> tuple[Rows, Codes]:
         """At most `limit` distinct items (rows), and the place in SOURCES of what brought each."""

@@ -16,7 +16,17 @@ import numpy as np
 import onnxruntime
 
 from models.bundle import DUAL_SEQUENCE, HISTORY_GRAPH, SCORER_GRAPH, Bundle, BundleError
-from models.featurise import Floats, calendar, counters, history_anchor_ms, tokens
+from models.featurise import (
+    PRICE_LEVEL,
+    Floats,
+    Sides,
+    as_batch,
+    calendar,
+    history_anchor_ms,
+    history_sides,
+    numbers,
+    tokens,
+)
 from models.tables import build_tables
 from models.vocabulary import Describe, Rows
 from schemas.user_state import Sequence, UserState
@@ -25,19 +35,22 @@ BOTTOM = np.float32(-1e30)  # what a score that is not a number becomes
 
 
 class HistoryEncoding(NamedTuple):
-    """Keys and values of a history, as the pooling wants them, and how many real tokens it had."""
+    """Keys and values of a history, as the pooling wants them; how many real tokens it had, and what they say of groups."""
 
     keys: Floats  # (D + 1, L)
     values: Floats  # (L, D)
     length: int
+    sides: Sides | None = None  # None where the ranker does not look at them
 
     @property
     def nbytes(self) -> int:
-        return self.keys.nbytes + self.values.nbytes
+        of_sides = sum(one.nbytes for one in self.sides) if self.sides is not None else 0
+        return self.keys.nbytes + self.values.nbytes + of_sides
 
 
 class Scorer(Protocol):
-    """What every ranker offers. `run_options` is onnxruntime.RunOptions: its `terminate` ends a run that hangs."""
+    """What every ranker offers. `run_options` is onnxruntime.RunOptions: its `terminate` ends a run that hangs.
+    `item_counters` are featurise.ITEM_COUNTERS of the rows (C, 3), as logarithms; None where nothing is known: all 0."""
 
     bundle: Bundle
     non_finite: int  # scores that were not a number, since the start
@@ -52,11 +65,10 @@ class Scorer(Protocol):
         now_ms: int,
         surface: str,
         run_options: Any = None,
+        item_counters: Floats | None = None,
     ) -> Floats: ...
 
     def session_vector(self, state: UserState, now_ms: int, run_options: Any = None) -> Floats: ...
-
-    def warm_up(self) -> None: ...
 
 
 def open_scorer(bundle: Bundle, threads: int = 1, describe: Describe | None = None) -> Scorer:
@@ -76,6 +88,7 @@ class DualSequenceScorer:
         self._surfaces = {name: number for number, name in enumerate(manifest.surfaces)}
         self._task_weights = np.array([manifest.task_weights[task] for task in manifest.tasks], dtype=np.float32)
         self._prior = bundle.prior
+        self._price_level = bundle.statics[:, PRICE_LEVEL].copy()
         self._history = _session(bundle, HISTORY_GRAPH, threads)
         self._scorer = _session(bundle, SCORER_GRAPH, threads)
 
@@ -88,7 +101,8 @@ class DualSequenceScorer:
             "log_hours": found.log_hours,
         }
         keys, values = self._history.run(["keys", "values"], inputs, run_options)
-        return HistoryEncoding(keys, values, found.length)
+        sides = history_sides(*as_batch(found), self._vocabulary, self._price_level)
+        return HistoryEncoding(keys, values, found.length, sides)
 
     def score(
         self,
@@ -98,20 +112,27 @@ class DualSequenceScorer:
         now_ms: int,
         surface: str,
         run_options: Any = None,
+        item_counters: Floats | None = None,
     ) -> Floats:
         """(C,) one score a row."""
         if not len(rows):
             return np.zeros(0, dtype=np.float32)
         tables = self._tables
-        inputs = self._session_inputs(state, now_ms)
-        inputs |= {
-            "lengths": np.array([inputs.pop("length"), encoding.length], dtype=np.float32),
+        found = tokens(state.session(), now_ms, self._vocabulary, self._describe)
+        inputs = {
+            "session_items": tables.items.take(found.rows, axis=0),
+            "session_actions": found.actions,
+            "session_log_hours": found.log_hours,
+            "lengths": np.array([found.length, encoding.length], dtype=np.float32),
             "history_keys": encoding.keys,
             "history_values": encoding.values,
             "queries": tables.queries.take(rows, axis=0),
             "projections": tables.projections.take(rows, axis=0),
+            "sizes": tables.sizes.take(rows),
             "item_part": tables.item_part.take(rows, axis=0),
-            "counters": counters(state, rows, self._vocabulary, now_ms),
+            "counters": numbers(
+                state, found, encoding.sides, rows, self._vocabulary, self._price_level, now_ms, item_counters
+            ),
             "context": tables.context(calendar(now_ms), self._surfaces.get(surface, 0)),
         }
         logits = self._scorer.run(["logits"], inputs, run_options)[0]  # (C, T)
@@ -120,27 +141,11 @@ class DualSequenceScorer:
 
     def session_vector(self, state: UserState, now_ms: int, run_options: Any = None) -> Floats:
         """(D,) mean of the session's encoded tokens; zeros without any."""
-        inputs = self._session_inputs(state, now_ms)
-        if not inputs.pop("length"):
-            return np.zeros(self._tables.items.shape[1], dtype=np.float32)
-        vector: Floats = inputs["session_items"].mean(axis=0)
-        return vector
-
-    def warm_up(self) -> None:
-        """Run both graphs at the usual sizes, so that the first request does not pay for memory."""
-        rows = np.arange(min(200, self._vocabulary.size), dtype=np.int32)
-        encoding = self.encode_history(UserState().history(), 0)
-        for _ in range(3):
-            self.score(UserState(), encoding, rows, 0, "")
-
-    def _session_inputs(self, state: UserState, now_ms: int) -> dict[str, Any]:
         found = tokens(state.session(), now_ms, self._vocabulary, self._describe)
-        return {
-            "session_items": self._tables.items.take(found.rows, axis=0),
-            "session_actions": found.actions,
-            "session_log_hours": found.log_hours,
-            "length": found.length,
-        }
+        if not found.length:
+            return np.zeros(self._tables.items.shape[1], dtype=np.float32)
+        vector: Floats = self._tables.items.take(found.rows, axis=0).mean(axis=0)
+        return vector
 
     def _finite(self, scores: Floats) -> Floats:
         good = np.isfinite(scores)
@@ -167,15 +172,13 @@ class PopularityScorer:
         now_ms: int,
         surface: str,
         run_options: Any = None,
+        item_counters: Floats | None = None,
     ) -> Floats:
         scores: Floats = self.bundle.popularity.take(rows)
         return scores
 
     def session_vector(self, state: UserState, now_ms: int, run_options: Any = None) -> Floats:
         return np.zeros(0, dtype=np.float32)
-
-    def warm_up(self) -> None:
-        """Nothing to warm."""
 
 
 def encode_state_history(scorer: Scorer, state: UserState, now_ms: int, run_options: Any = None) -> HistoryEncoding:

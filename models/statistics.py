@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from models.featurise import PRICE_LEVEL
 from models.traffic import Examples, Ragged
 from models.vocabulary import GLOBAL, Vocabulary
 from schemas.items import Item
@@ -19,6 +20,7 @@ Floats = npt.NDArray[np.float32]
 
 FOLDS = 5
 CONTENTS = ("log_price", "price_in_subcategory", "is_free")
+assert CONTENTS[PRICE_LEVEL] == "price_in_subcategory"
 STATICS = (*CONTENTS, "log_impressions", "log_clicks", "log_carts", "log_click_ratio")
 # A prior of so many expected clicks pulls an item's ratio to its subcategory's, and a subcategory's to 1.
 _PRIOR_CLICKS = 1.5

@@ -17,18 +17,23 @@ from typing import Any
 import numpy as np
 
 from models.bundle import Bundle, latest
-from models.featurise import history_anchor_ms
+from models.featurise import ITEM_COUNTERS, history_anchor_ms
+from models.item_features import ItemFeatureTable, Refresher, Source
 from models.retrieval import SOURCES, Retriever
-from models.scorer import HistoryEncoding, open_scorer
+from models.scorer import HistoryEncoding, encode_state_history, open_scorer
 from models.vocabulary import Describe, Rows
+from schemas.event import Click
 from schemas.ranking import RankedItem
 from schemas.user_state import UserState, seen_hash
+from udfs.logic.sessions import Position, apply_event
 
 log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent / "bundles"
 _POPULAR = 200
 _RETRY_S = 30.0  # a folder that was not complete when it was named may be so later
+_WARM_UP_ROUNDS = 10
+_WARM_UP_AGO_MS = 2 * 3_600_000
 _KEPT = 3  # bundles in memory: what runs, what ran before, what is coming
 
 
@@ -60,12 +65,16 @@ class HistoryCache:
 class LoadedBundle:
     """A bundle ready to rank: udfs.logic.slate.Ranker."""
 
-    def __init__(self, bundle: Bundle, cache_bytes: int, describe: Describe | None) -> None:
+    def __init__(
+        self, bundle: Bundle, cache_bytes: int, describe: Describe | None, source: Source | None = None
+    ) -> None:
         self.version, self.name = bundle.version, bundle.ranker
         self._vocabulary, self._describe = bundle.vocabulary, describe
         self._popularity = bundle.popularity
         self._scorer = open_scorer(bundle, describe=describe)
         self._retriever = Retriever(bundle)
+        self.item_features = ItemFeatureTable(bundle.vocabulary, source)
+        self.item_features.refresh(int(time.time() * 1000))
         self.cache = HistoryCache(cache_bytes)
         self.item_ids = bundle.vocabulary.ids
         self.seen_hashes = np.array([seen_hash(item_id) for item_id in self.item_ids], np.uint32)
@@ -73,7 +82,7 @@ class LoadedBundle:
             RankedItem(self.item_ids[row], round(float(self._popularity[row]), 6), "popular")
             for row in bundle.popular[:_POPULAR].tolist()
         ]
-        self._scorer.warm_up()
+        self._warm_up()
 
     def rows(self, item_ids: list[str]) -> Rows:
         return self._vocabulary.rows(item_ids, self._describe)
@@ -102,7 +111,7 @@ class LoadedBundle:
     def score(
         self, state: UserState, history: HistoryEncoding, rows: Rows, now_ms: int, surface: str, stop: Any
     ) -> Any:
-        return self._scorer.score(state, history, rows, now_ms, surface, stop)
+        return self._scorer.score(state, history, rows, now_ms, surface, stop, self.item_features.take(rows))
 
     def session_vector(self, state: UserState, now_ms: int) -> list[float]:
         """The session as one vector of the bundle's space, for other services; empty without a session."""
@@ -122,19 +131,53 @@ class LoadedBundle:
         order = sorted(range(len(item_ids)), key=lambda place: -scores[place])
         return [RankedItem(item_ids[place], round(scores[place], 6), "caller") for place in order]
 
+    def _warm_up(self) -> None:
+        """Rank made-up users with short and long sequences until memory is allocated and code is loaded: every bundle is as warm
+        when it serves its first list, whether a worker starts with it or swaps to it."""
+        now_ms = int(time.time() * 1000)
+        for actions in (0, 2, 10, 50) * _WARM_UP_ROUNDS:
+            state = UserState()
+            for number, item_id in enumerate(self.item_ids[-actions:] if actions else []):
+                at_ms = now_ms - (_WARM_UP_AGO_MS if number < actions // 2 else 0)  # half of it in an earlier session
+                event_id = f"warm-up-{number}"
+                click = Click(event_id=event_id, session_id="s", ts_ms=at_ms, schema_version=2, item_id=item_id)
+                apply_event(state, click, Position(0, number, at_ms))
+            rows, _ = self._retriever.retrieve(state)
+            encoding = encode_state_history(self._scorer, state, now_ms)
+            self._scorer.score(state, encoding, rows, now_ms, "", None, self.item_features.take(rows))
+            self.session_vector(state, now_ms)
+        self.item_features.forget_counts()
+
 
 class BundleStore:
     """`folder` holds a folder for each version, and LATEST. Raises BundleError where its default cannot be loaded."""
 
-    def __init__(self, folder: str, cache_mb: int, describe: Describe | None = None) -> None:
+    def __init__(
+        self, folder: str, cache_mb: int, describe: Describe | None = None, source: Source | None = None
+    ) -> None:
         self._folder = Path(folder) if folder else SHIPPED
-        self._cache_bytes, self._describe = cache_mb * 2**20, describe
+        self._cache_bytes, self._describe, self._source = cache_mb * 2**20, describe, source
         self._lock = threading.Lock()
         self._loaded: OrderedDict[str, LoadedBundle] = OrderedDict()
         self._loading: set[str] = set()
         self._refused_at: dict[str, float] = {}
         self.current = self._load(latest(self._folder))
         self._loaded[self.current.version] = self.current
+        self._refresher = Refresher(lambda: [one.item_features for one in self._kept()])
+        self._refresher.start()
+
+    def close(self) -> None:
+        self._refresher.stop()
+
+    def item_features_served(self) -> tuple[int, dict[str, int]]:
+        """Candidates that features were taken for, and for each feature how often it was missing, since the start."""
+        kept = [one.item_features for one in self._kept()]
+        nulls = sum((one.nulls for one in kept), np.zeros(len(ITEM_COUNTERS), np.int64))
+        return sum(one.taken for one in kept), dict(zip(ITEM_COUNTERS, nulls.tolist()))
+
+    def _kept(self) -> list[LoadedBundle]:
+        with self._lock:
+            return list(self._loaded.values())
 
     def get(self, version: str | None) -> tuple[LoadedBundle, bool]:
         """The bundle of this version (None: the default), and whether it is that one. Never waits for a load."""
@@ -168,4 +211,5 @@ class BundleStore:
                 del self._loaded[oldest]
 
     def _load(self, version: str) -> LoadedBundle:
-        return LoadedBundle(Bundle.load(self._folder / version), self._cache_bytes, self._describe)
+        bundle = Bundle.load(self._folder / version)
+        return LoadedBundle(bundle, self._cache_bytes, self._describe, self._source)

@@ -2,8 +2,9 @@
 
     queries      (N, D + 1)   q(c) / √d, then 1, which meets the keys' bias
     projections  (N, D)       P c
-    item_part    (N, D)       what c adds to the head's first layer: W (P c) + W' (popularity and price) + b
-    hours …      (24, D) …    what the context adds to it
+    sizes        (N,)         |P c|
+    item_part    (N, W)       what c adds to the head's first layer: W (P c) + W' (popularity and price) + b
+    hours …      (24, W) …    what the context adds to it, and by what the surface scales it
 
 Serving then gathers rows instead of multiplying matrices (models/ranker.py: candidate_side, context_side).
 """
@@ -25,18 +26,20 @@ class Tables:
     items: Floats
     queries: Floats
     projections: Floats
+    sizes: Floats
     item_part: Floats
     hours: Floats
     weekdays: Floats
     weeks: Floats
     surfaces: Floats
+    scales: Floats
 
     def context(self, moment: Calendar, surface: int) -> Floats:
-        """(D,)"""
-        part: Floats = (
+        """(2, W) shift and scale of the head's hidden layer."""
+        shift: Floats = (
             self.hours[moment.hour] + self.weekdays[moment.weekday] + self.weeks[moment.week] + self.surfaces[surface]
         )
-        return part
+        return np.stack((shift, self.scales[surface]))
 
 
 def build_tables(items: Floats, statics: Floats, weights: Mapping[str, npt.NDArray[Any]]) -> Tables:
@@ -48,8 +51,10 @@ def build_tables(items: Floats, statics: Floats, weights: Mapping[str, npt.NDArr
         items,
         np.concatenate((queries, np.ones((len(items), 1), np.float32)), axis=1),
         projections,
+        np.sqrt((projections**2).sum(axis=1) + np.float32(1e-6)),
         item_part,
         *(np.ascontiguousarray(weights[f"{name}.weight"]) for name in ("hour", "weekday", "week", "surface")),
+        1 + weights["surface_scale.weight"],
     )
 
 

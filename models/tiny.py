@@ -38,7 +38,7 @@ def tiny_ranker(vocabulary: Vocabulary, seed: int = 1) -> DualSequenceRanker:
     data = vocabulary.data
     config = RankerConfig(
         rows=vocabulary.size, subcategories=len(data.subcategories), categories=len(data.categories), contents=len(CONTENTS),
-        statics=len(STATICS), dim=8, heads=2, history_layers=1, session_layers=1, gate_hidden=4,
+        statics=len(STATICS), dim=8, heads=2, history_layers=1, session_layers=1, gate_hidden=4, head=8,
     )  # fmt: skip
     rows = [torch.from_numpy(rows.astype(np.int64)) for rows in (vocabulary.subcategory_row, vocabulary.category_row)]
     ranker = DualSequenceRanker(config, rows[0], rows[1], torch.randn(vocabulary.size, len(CONTENTS)))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.counts import Acts, acts_of
 from models.featurise import Tokens, calendar, counters, history_anchor_ms, tokens
 from models.vocabulary import PADDING, Vocabulary, build_vocabulary
 from schemas.identity import Merge
@@ -44,7 +45,8 @@ class Ragged:
 
 @dataclass
 class Examples:
-    """Shown lists. E lists, P places; `history` is the number of the list's history in `histories`."""
+    """Shown lists. E lists, P places; `history` is the number of the list's history in `histories`. And all acts of everybody,
+    which the item counters are counted from."""
 
     histories: Ragged
     sessions: Ragged  # one a list
@@ -54,8 +56,11 @@ class Examples:
     items: Array  # (E, P) rows, PADDING where the list is shorter
     clicked: Array  # (E, P) bool
     carted: Array  # (E, P) bool
+    bought: Array  # (E, P) bool
     counters: Array  # (E, P, COUNTERS) log(1 + n)
     calendar: Array  # (E, 3)
+    ts_ms: Array  # (E,)
+    acts: Acts
 
     def __len__(self) -> int:
         return len(self.history)
@@ -88,10 +93,12 @@ class _Packer:
         self._sessions: list[Tokens] = []
         self._lists: list[tuple[int, int, int]] = []
         self._columns: list[tuple[Array, ...]] = []
+        self._acts: list[Acts] = []
         self._offset = 0
 
     def add_visit(self, number: int, log: Any, known: UserState) -> None:
         """Apply the visit's events in order of time; at each exposure take the state as it is then."""
+        self._acts.append(acts_of(log.events, self._vocabulary))
         # An exposure comes before the events it caused.
         records = [(shown.ts_ms, 0, place, shown) for place, shown in enumerate(log.exposures)]
         records += [(event.ts_ms, 1, place, event) for place, event in enumerate(log.events)]
@@ -120,8 +127,8 @@ class _Packer:
         count = min(len(shown.items), LIST_SIZE)
         rows = np.full(LIST_SIZE, PADDING, dtype=np.int32)
         rows[:count] = self._vocabulary.rows(shown.items[:count])
-        outcomes = np.zeros((2, LIST_SIZE), dtype=bool)
-        outcomes[0, :count], outcomes[1, :count] = shown.clicked[:count], shown.carted[:count]
+        outcomes = np.zeros((3, LIST_SIZE), dtype=bool)
+        outcomes[:, :count] = shown.clicked[:count], shown.carted[:count], shown.bought[:count]
         self._sessions.append(tokens(state.session(), shown.ts_ms, self._vocabulary))
         self._lists.append((len(self._histories) - 1, shown.shopper, visit))
         self._columns.append(
@@ -130,13 +137,15 @@ class _Packer:
                 *outcomes,
                 counters(state, rows, self._vocabulary, shown.ts_ms),
                 np.array(calendar(shown.ts_ms), np.int16),
+                np.int64(shown.ts_ms),
             )
         )
 
     def packed(self) -> Examples:
         history, shopper, visit = np.array(self._lists, dtype=np.int32).reshape(-1, 3).T
         columns = [np.stack(column) for column in zip(*self._columns)]
-        return Examples(_ragged(self._histories), _ragged(self._sessions), history, shopper, visit, *columns)
+        acts = _joined_acts(self._acts)
+        return Examples(_ragged(self._histories), _ragged(self._sessions), history, shopper, visit, *columns, acts)
 
 
 def _ragged(sequences: list[Tokens]) -> Ragged:
@@ -162,8 +171,13 @@ def joined(parts: list[Examples]) -> Examples:
     columns: dict[str, Any] = {}
     for field in fields(Examples):
         values = [getattr(part, field.name) for part in parts]
-        columns[field.name] = _joined_ragged(values) if isinstance(values[0], Ragged) else np.concatenate(values)
+        join = {"Ragged": _joined_ragged, "Acts": _joined_acts}.get(str(field.type), np.concatenate)
+        columns[field.name] = join(values)
     return Examples(**columns)
+
+
+def _joined_acts(parts: list[Acts]) -> Acts:
+    return Acts(*(np.concatenate(columns) for columns in zip(*parts)))
 
 
 def _joined_ragged(parts: list[Ragged]) -> Ragged:

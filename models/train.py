@@ -30,8 +30,9 @@ from torch import Tensor
 from models import losses
 from models.assemble import ItemKnowledge
 from models.bundle import LATEST
-from models.dataset import Batch, Sampler, batches, counted
-from models.featurise import Floats
+from models.counts import CountsOverTime
+from models.dataset import Batch, Levels, Sampler, batches, counted, grouped
+from models.featurise import PRICE_LEVEL, Floats
 from models.ranker import TASKS, DualSequenceRanker, RankerConfig
 from models.release import release
 from models.statistics import (
@@ -67,11 +68,18 @@ class Settings:
     weight_decay: float = 0.02
     negatives: int = 32
     session_negatives: int = 2
+    history_negatives: int = (
+        2  # what is bought is seldom shown again: without these, nothing says that it is not wanted
+    )
     kappa: float = 0.25
     listwise: float = 0.1
     sampled: float = 0.5
     next_listwise: float = 0.5  # of the list's own negatives in the task `next`
+    bce: float = 1.0
     cart: float = 0.5  # of the cart task next to the click task
+    purchase: float = 0.25
+    near_negatives: float = 1.0  # how much more the views near a positive weigh than the list's other negatives
+    counters_dropout: float = 0.3  # as where no item counters are served
     own_dropout: float = 0.15  # as for an unknown item
     own_decay: float = 0.3  # weight decay of the items' own vectors
     own_rate: float = 0.2  # their share of the learning rate: an item that is seldom seen must not jump when it is
@@ -93,7 +101,11 @@ class Trainer:
         self.settings, self.data, self.vocabulary = settings, data, vocabulary
         self.statics = torch.from_numpy(statics_by_fold(data, content, vocabulary))  # (FOLDS, N, F)
         self.model = new_ranker(settings, vocabulary, torch.from_numpy(content))
-        self.position_bias = torch.nn.Parameter(torch.zeros(NEXT, data.items.shape[1]))  # (2, P), in training only
+        self.position_bias = torch.nn.Parameter(torch.zeros(len(TASKS), data.items.shape[1]))  # in training only
+        self.levels = Levels(vocabulary, content[:, PRICE_LEVEL])
+        self.price = torch.from_numpy(self.levels.price)
+        self.group_row = torch.from_numpy(vocabulary.group_row.astype(np.int64))
+        self.counts = CountsOverTime(data.acts, vocabulary)
         self.rng = np.random.Generator(np.random.PCG64(settings.seed))
         self.sampler = Sampler(data, vocabulary, self.rng)
         visits = np.unique(data.shopper)
@@ -117,8 +129,9 @@ class Trainer:
         total, count = 0.0, 0
         settings = self.settings
         for batch in batches(
-            self.data, self.training, settings.lists_per_batch, self.rng, settings.token_dropout, settings.history_cap
-        ):
+            self.data, self.training, settings.lists_per_batch, self.rng, self.levels,
+            settings.token_dropout, settings.history_cap,
+        ):  # fmt: skip
             loss = self._loss(batch)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -135,8 +148,8 @@ class Trainer:
         self.model.eval()
         rng = np.random.Generator(np.random.PCG64(0))
         bce, right, pairs, count = 0.0, 0.0, 0.0, 0
-        for batch in batches(self.data, self.validation, 512, rng):
-            logits = scores(self.model, batch, batch.items, self.model.item_table(), self.statics)[..., 0]
+        for batch in batches(self.data, self.validation, 512, rng, self.levels):
+            logits = self._scores(batch, batch.items, self.model.item_table())[..., 0]
             shown = batch.items > 0
             placed = logits + self.position_bias[0]
             bce += float(losses.weighted_bce(placed, batch.clicked, shown, torch.zeros_like(placed), 0.0)) * len(shown)
@@ -145,15 +158,30 @@ class Trainer:
             right, pairs, count = right + float((above & both).sum()), pairs + float(both.sum()), count + len(shown)
         return {"validation_bce": bce / max(1, count), "validation_auc_in_list": right / max(1.0, pairs)}
 
+    def _scores(self, batch: Batch, candidates: Tensor, table: Tensor, keep_counters: Tensor | float = 1.0) -> Tensor:
+        """(E, C, T) logits of candidates, of which the first are the shown ones."""
+        shown = batch.counters.shape[1]
+        of_items = torch.cat((batch.counters, counted(batch, candidates[:, shown:])), dim=1)
+        of_groups = grouped(batch, candidates, self.group_row, self.price)
+        over_time = torch.from_numpy(self.counts.features(batch.ts_ms, candidates.numpy())) * keep_counters
+        numbers = torch.cat((of_items, of_groups, over_time), dim=-1)
+        return scores(self.model, batch, candidates, table, self.statics, numbers)
+
     def _sampled(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(E, M) negatives and their log Q: drawn from all items, and some that the session has just acted on."""
-        drawn = self.sampler.draw(len(batch.items), self.settings.negatives)
-        sessions, own = batch.sessions, self.settings.session_negatives
-        places = (torch.rand(len(drawn), own) * sessions.lengths[:, None]).long()
-        acted = sessions.rows.gather(1, places)
-        # One of them stands for itself alone: Q = 1 / M, which the correction cancels.
-        certain = torch.full(acted.shape, -math.log(self.settings.negatives + own))
-        return torch.cat((drawn, acted), dim=1), torch.cat((self.sampler.log_q[drawn], certain), dim=1)
+        """(E, M) negatives and their log Q: drawn from all items, and some that this session and its history have acted on."""
+        settings = self.settings
+        drawn = self.sampler.draw(len(batch.items), settings.negatives)
+        acted = [drawn]
+        for sequences, places, own in (
+            (batch.sessions, slice(None), settings.session_negatives),
+            (batch.histories, batch.history, settings.history_negatives),
+        ):
+            of = (torch.rand(len(drawn), own) * sequences.rows.shape[1]).long()
+            acted.append(sequences.rows[places].gather(1, of))
+        # One of those acted on stands for itself alone: Q = 1 / M, which the correction cancels.
+        count = settings.negatives + settings.session_negatives + settings.history_negatives
+        certain = torch.full((len(drawn), count - settings.negatives), -math.log(count))
+        return torch.cat(acted, dim=1), torch.cat((self.sampler.log_q[drawn], certain), dim=1)
 
     def _loss(self, batch: Batch) -> Tensor:
         settings, model = self.settings, self.model
@@ -166,16 +194,18 @@ class Trainer:
         heard = torch.rand(lists, 1, batch.counters.shape[-1]) >= settings.token_dropout
         batch = batch._replace(calendar=calendar, counters=batch.counters * heard)
         candidates = torch.cat((batch.items, sampled), dim=1)
-        logits = scores(model, batch, candidates, model.item_table(keep_own), self.statics)  # (E, P + M, T)
+        keep_counters = (torch.rand(lists, 1, 1) >= settings.counters_dropout).float()
+        logits = self._scores(batch, candidates, model.item_table(keep_own), keep_counters)  # (E, P + M, T)
         shown = batch.items > 0
-        placed = logits[:, :places, :NEXT] + self.position_bias.T
+        placed = logits[:, :places] + self.position_bias.T
         repeats = batch.counters[..., 2:4].sum(-1)  # of carts and purchases: looking twice is no repeat purchase
         loss = torch.zeros(())
-        for task, (positive, weight) in enumerate(((batch.clicked, 1.0), (batch.carted, settings.cart))):
-            ordered = losses.listwise(placed[..., task], positive, shown)
+        outcomes = ((batch.clicked, 1.0), (batch.carted, settings.cart), (batch.bought, settings.purchase))
+        for task, (positive, weight) in enumerate(outcomes):
+            ordered = losses.listwise(placed[..., task], positive, shown, extra=settings.near_negatives)
             alone = losses.weighted_bce(placed[..., task], positive, shown, repeats, settings.kappa)
             # BCE is a mean over places: times P, it is a sum over the list as the others are.
-            loss = loss + weight * (alone * places + settings.listwise * ordered)
+            loss = loss + weight * (settings.bce * alone * places + settings.listwise * ordered)
         # Next is something else: what this session has acted on is no positive, and the negatives hold some of it.
         fresh = batch.clicked & (batch.counters[..., IN_SESSION] == 0)
         hit = ((sampled[:, :, None] == batch.items[:, None, :]) & fresh[:, None, :]).any(-1) | (
@@ -184,12 +214,14 @@ class Trainer:
         chosen, others = logits[:, :places, NEXT], logits[:, places:, NEXT]
         following = losses.sampled_softmax(chosen, fresh, others, log_q, hit)
         # Samples seldom hold two of a kind; the list does, and tells them apart.
-        following = following + settings.next_listwise * losses.listwise(chosen, fresh, shown)
+        following = following + settings.next_listwise * losses.listwise(placed[..., NEXT], fresh, shown)
         return loss + settings.sampled * following
 
 
-def scores(model: DualSequenceRanker, batch: Batch, candidates: Tensor, table: Tensor, statics: Tensor) -> Tensor:
-    """(E, C, T) logits; `statics` (FOLDS, N, F) is read at each list's own fold."""
+def scores(
+    model: DualSequenceRanker, batch: Batch, candidates: Tensor, table: Tensor, statics: Tensor, numbers: Tensor
+) -> Tensor:
+    """(E, C, T) logits; `statics` (FOLDS, N, F) is read at each list's own fold; `numbers` (E, C, NUMBERS) of featurise."""
     histories, sessions = batch.histories, batch.sessions
     h_keys, h_values, _ = model.history(
         table[histories.rows], histories.actions, histories.log_hours, histories.padding
@@ -197,11 +229,9 @@ def scores(model: DualSequenceRanker, batch: Batch, candidates: Tensor, table: T
     s_keys, s_values, _ = model.session(table[sessions.rows], sessions.actions, sessions.log_hours, sessions.padding)
     lengths = torch.stack((sessions.lengths, histories.lengths[batch.history]), dim=-1)
     side = model.candidate_side(table[candidates], statics[batch.fold[:, None], candidates])
-    shown = batch.counters.shape[1]
-    counters = torch.cat((batch.counters, counted(batch, candidates[:, shown:])), dim=1)
     context = model.context_side(batch.calendar)
     return model.score(
-        (s_keys, s_values), (h_keys[batch.history], h_values[batch.history]), lengths, side, counters, context
+        (s_keys, s_values), (h_keys[batch.history], h_values[batch.history]), lengths, side, numbers, context
     )
 
 

@@ -71,6 +71,8 @@ class Vocabulary:
         self.category_row[2 : self.first_subcategory] = np.arange(2, self.first_subcategory)
         self.category_row[self.first_subcategory : self.first_item] = 2 + category_of
         self.category_row[self.first_item :] = 2 + category_of[of_item]
+        # (size,) the group that speaks for a row: its subcategory, else its category
+        self.group_row = np.where(self.subcategory_row > 0, self.subcategory_row, self.category_row)
 
     def row(self, token: str, describe: Describe | None = None) -> int:
         """The row of an item id, follow target or query; never PADDING."""

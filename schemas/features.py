@@ -52,7 +52,7 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     name: FeatureName
     version: Annotated[int, Meta(ge=1)]
-    entity: Literal["item", "user", "user_item", "context"]
+    entity: Literal["item", "user", "user_item", "user_group", "context"]
     type: Literal["u32", "f32", "text"]
     shape: Annotated[list[Annotated[int, Meta(ge=1)]], Meta(max_length=2)]
     made_by: Literal["item-aggregates", "item-rates", "update-user-state", "items", "clock"]

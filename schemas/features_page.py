@@ -16,6 +16,7 @@ _ENTITIES = {
     "item": "Items",
     "user": "Users",
     "user_item": "A user and an item",
+    "user_group": "A user and an item's group",
     "context": "The request",
 }
 _HEAD = f"""# Features

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -245,6 +246,7 @@ class FakeBundle:
         self.scored: list[UserState] = []
         self.non_finite = 0
         self.cache = HistoryCache(0)
+        self.item_features = SimpleNamespace(offsets={2: 7})
 
     def session_vector(self, state: UserState, now_ms: int) -> list[float]:
         return []
@@ -278,6 +280,13 @@ class FakeBundleStore:
     def __init__(self, *bundles: FakeBundle) -> None:
         self.bundles = {bundle.version: bundle for bundle in bundles}
         self.current = self.default = bundles[0]
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+    def item_features_served(self) -> tuple[int, dict[str, int]]:
+        return 4, {"lift_2h": 3, "lift_28d": 0, "subcategory_trend": 0}
 
     def get(self, version: str | None) -> tuple[FakeBundle, bool]:
         found = self.default if version is None else self.bundles.get(version)

@@ -1,9 +1,9 @@
 """A copy of the `item-features` topic in each ranking worker: counters and rates of candidates in microseconds, without Redis.
 
-    batch of records ─ fixed parts joined, read by numpy at once ─ table (rows, columns) ─ fetch ─ (candidates, features)
+    batch of records ─ fixed parts joined, read by numpy at once ─ table (rows, columns) ─ fetch ─ (items, features)
 
-An item's row knows its groups; a candidate without a row takes the groups that the catalogue says, and so their rates.
-A value that is missing, or too old by the registry's time to live, is served as the registry's default and counted.
+An item's row knows its groups; an item without a row takes the groups that the caller or the catalogue says, and so their
+rates. A value that is missing, or too old by the registry's time to live, is the registry's default and marked as missing.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from models.item_features import Fetched
 from schemas import topics
 from schemas.connections import Connections
 from schemas.features import ITEM_AGGREGATES, ITEM_RATES, Feature, Registry
@@ -24,15 +24,13 @@ from udfs.replica import KeyValue, Replica
 
 log = logging.getLogger(__name__)
 
-Floats = npt.NDArray[np.float32]
 Groups = tuple[str | None, str | None] | None  # subcategory, category
 
 _NOTHING = 0  # the table's first row: zeros, for what has no row
 
 
 class ItemFeaturesReplica(Replica):
-    """`features` are the columns of `fetch`, in its order. `nulls` counts, for each, how often its default was served;
-    `fetched` how many candidates were asked for."""
+    """`fetch` knows the registry's item features, counters and rates, by name: models.item_features asks it."""
 
     def __init__(
         self, connections: Connections, registry: Registry, groups_of: Callable[[str], Groups] = lambda _: None
@@ -42,11 +40,10 @@ class ItemFeaturesReplica(Replica):
         self._codec = RowCodec(registry)
         self._groups_of = groups_of
         self._counters = registry.item_columns()
-        newest, self._rates = registry.of("item", ITEM_AGGREGATES), registry.of("item", ITEM_RATES)
-        self.features: list[Feature] = [*newest, *self._rates]
+        newest, made = registry.of("item", ITEM_AGGREGATES), registry.of("item", ITEM_RATES)
+        self._features: dict[str, Feature] = {one.name: one for one in (*newest, *made)}
         self._places = {one.name: place for place, one in enumerate(self._counters)}  # of the newest version
-        self._newest = np.array([self._places[one.name] for one in newest])
-        self._sources = {name: self._places[name] for one in self._rates for name in one.sources}
+        self._sources = {name: self._places[name] for one in made for name in one.sources}
         self._dtype = np.dtype(
             [
                 ("version", "u1"),
@@ -64,8 +61,6 @@ class ItemFeaturesReplica(Replica):
         self._groups = np.zeros((1, 2), np.int64)  # places of the row's subcategory and category
         self._has_row = np.zeros(1, bool)
         self.window_end_ms = 0  # of the newest row
-        self.fetched = 0
-        self.nulls = {one.id: 0 for one in self.features}
 
     def __len__(self) -> int:
         """Keys that have a row."""
@@ -76,42 +71,42 @@ class ItemFeaturesReplica(Replica):
         are not sent again: all of them are as old as the newest."""
         return max(0, now_ms - self.window_end_ms) if self.window_end_ms else -1
 
-    def fetch(self, item_ids: Sequence[str], now_ms: int) -> Floats:
-        """(C, F) the features of candidates, in the order of `features`."""
+    def fetch(
+        self, item_ids: Sequence[str], now_ms: int, names: Sequence[str], groups: Sequence[Groups] | None = None
+    ) -> Fetched:
+        """(C, F) the named features of items. `groups` says (subcategory, category) of those without a row; where it is not
+        given, the catalogue does."""
         with self._lock:
             index = self._index["item"]
             places = np.array([index.get(item_id, _NOTHING) for item_id in item_ids], np.int64)
-            missing = np.flatnonzero(~self._has_row[places])
-            groups = self._groups[places]
-            for number in missing.tolist():
-                groups[number] = self._places_of(self._groups_of(item_ids[number]))
+            without_row = ~self._has_row[places]
+            group_places = self._groups[places]
+            for number in np.flatnonzero(without_row).tolist():
+                of = groups[number] if groups is not None else self._groups_of(item_ids[number])
+                group_places[number] = self._places_of(of)
             everything = self._counts[self._index["all"].get(ALL.name, _NOTHING)]
             hours = [self._index["hour"].get(f"{hour:02d}", _NOTHING) for hour in range(24)]
             by_hour = self._counts[hours, self._places["clicks_28d"]].tolist()
-            subcategory, category, counts = self._counts[groups[:, 0]], self._counts[groups[:, 1]], self._counts[places]
+            subcategory, category = self._counts[group_places[:, 0]], self._counts[group_places[:, 1]]
+            counts = self._counts[places]
             end_ms = self.window_end_ms
-        found = np.empty((len(item_ids), len(self.features)), np.float32)
-        found[:, : len(self._newest)] = counts[:, self._newest]
         chain: list[dict[str, Count]] = [{name: int(everything[place]) for name, place in self._sources.items()}]
         for level in (category, subcategory, counts):
             chain.append({name: level[:, place].astype(np.float64) for name, place in self._sources.items()})
         computed = rates(chain, window_share(by_hour, end_ms))
-        for column, one in enumerate(self._rates, start=len(self._newest)):
-            found[:, column] = computed[one.name]
-        self._fill(found, missing, bool(everything.any()), now_ms - end_ms)
-        self.fetched += len(item_ids)
-        return found
-
-    def _fill(self, found: Floats, without_row: npt.NDArray[np.int64], any_rate: bool, age_ms: int) -> None:
-        """Put defaults where nothing is known, and count them."""
-        for column, one in enumerate(self.features):
-            is_rate = column >= len(self._newest)
-            if (one.ttl_ms is not None and age_ms > one.ttl_ms) or (is_rate and not any_rate):
-                found[:, column] = float(one.default)
-                self.nulls[one.id] += len(found)
-            elif not is_rate and len(without_row):
-                found[without_row, column] = float(one.default)
-                self.nulls[one.id] += len(without_row)
+        values = np.empty((len(item_ids), len(names)), np.float32)
+        missing = np.zeros(values.shape, bool)
+        for column, name in enumerate(names):
+            one = self._features[name]
+            if one.made_by == ITEM_RATES:
+                values[:, column] = computed[name]
+                missing[:, column] = not everything.any()
+            else:
+                values[:, column], missing[:, column] = counts[:, self._places[name]], without_row
+            if one.ttl_ms is not None and now_ms - end_ms > one.ttl_ms:
+                missing[:, column] = True
+            values[missing[:, column], column] = float(one.default)
+        return Fetched(values, missing)
 
     def _apply_all(self, records: list[KeyValue]) -> None:
         """The newest record of each key counts; rows of another version are somebody else's."""

@@ -21,10 +21,10 @@ import onnxruntime
 from pyflink.common import Row
 from pyflink.datastream.functions import AsyncFunction, RuntimeContext
 
+from models.featurise import ITEM_COUNTERS
 from models.store import BundleStore, LoadedBundle
 from schemas import topics
 from schemas.connections import Connections
-from schemas.event import Click
 from schemas.features import registry
 from schemas.keys import features_redis_key, list_redis_key, popular_redis_key
 from schemas.ranking import (
@@ -42,7 +42,7 @@ from schemas.user_state import UserState, decode
 from udfs.breaker import Breaker
 from udfs.item_features_replica import ItemFeaturesReplica
 from udfs.logic.session_features import session_features
-from udfs.logic.sessions import Position, apply_event, freshness
+from udfs.logic.sessions import freshness
 from udfs.logic.slate import Slate, explain, hidden, rank
 from udfs.logic.when_to_rank import DEFAULT_POLICY
 from udfs.outputs import StageTimes, Totals, to_row, watch
@@ -70,8 +70,6 @@ COUNTERS = (
 TIMED = ("event_to_list", "rank", "redis")
 SUMMED = ("candidates", "encode", "score", "select")  # inside `rank`: stage_ms of the receipt
 _SURFACES_CAP = 256
-_WARM_UP_ROUNDS = 10
-_WARM_UP_AGO_MS = 2 * 3_600_000
 
 
 class RankSettings(msgspec.Struct, frozen=True):
@@ -102,9 +100,11 @@ class RankCandidates(AsyncFunction):
         self._counters = Totals(metrics, COUNTERS)
         self._times = StageTimes(metrics, SUMMED, TIMED)
         self._replica = ItemsReplica(self._connections)
-        self._bundles = BundleStore(self._settings.bundles, self._settings.cache_mb, self._replica.groups_of)
-        self._replica.start()
         self._features = ItemFeaturesReplica(self._connections, registry(), self._replica.groups_of)
+        self._bundles = BundleStore(
+            self._settings.bundles, self._settings.cache_mb, self._replica.groups_of, self._features
+        )
+        self._replica.start()
         self._features.start()
         self._runner = Runner(onnxruntime.RunOptions)
         self._breaker = Breaker(failures=5, rest_s=1.0, clock=time.monotonic)
@@ -125,22 +125,25 @@ class RankCandidates(AsyncFunction):
         watch(metrics, "item_features_rejected", lambda: self._features.rejected)
         watch(metrics, "item_features_keys", lambda: len(self._features))
         watch(metrics, "item_features_age_ms", lambda: self._features.age_ms(int(time.time() * 1000)))
-        watch(metrics, "features_fetched", lambda: self._features.fetched)
-        for one in self._features.features:
-            watch(metrics, f"feature_nulls_{one.name}", partial(self._features.nulls.__getitem__, one.id))
+        watch(metrics, "features_fetched", lambda: self._bundles.item_features_served()[0])
+        for name in ITEM_COUNTERS:
+            watch(metrics, f"feature_nulls_{name}", partial(self._nulls, name))
         watch(metrics, "redis_writes_owed", lambda: len(self._redis.owed) if self._redis else 0)
         watch(metrics, "redis_writes_repaid", lambda: self._redis.repaid if self._redis else 0)
         watch(metrics, "redis_writes_lost", lambda: self._redis.owed.lost if self._redis else 0)
         pace_gauges(metrics)
-        # Before the first task: what it would wait for longest is paid here, and counts against no time limit.
+        # Before the first task: what it would wait for is paid here, and counts against no time limit.
         if not self._replica.ready.wait(self._settings.items_wait_s):
             log.warning("the items topic is not read yet: lists may hold what is out of stock until it is")
-        _warm_up(self._bundles.current, self._settings)
 
     def close(self) -> None:
         self._replica.stop()
         self._features.stop()
+        self._bundles.close()
         self._runner.close()
+
+    def _nulls(self, feature: str) -> int:
+        return self._bundles.item_features_served()[1][feature]
 
     async def async_invoke(self, value: bytes) -> list[Row]:
         try:
@@ -243,7 +246,7 @@ class RankCandidates(AsyncFunction):
             ranker=bundle.name,
             policy=self._settings.policy,
             items_offsets=dict(self._replica.offsets),
-            item_features_offsets=dict(self._features.offsets),
+            item_features_offsets=dict(bundle.item_features.offsets),
             arms={},
             stage_ms=slate.stage_ms,
             counts=slate.counts,
@@ -348,30 +351,6 @@ class RankCandidates(AsyncFunction):
             ids = [item.item_id for item in bundle.popular if item.item_id not in self._replica.unavailable]
             key = popular_redis_key(self._connections.redis_namespace, surface)
             await self._redis.set_popular(key, encode_json(ids[: self._settings.k]))
-
-
-def _warm_up(bundle: LoadedBundle, settings: RankSettings) -> None:
-    """Rank made-up users with short and long sequences until memory is allocated and code is loaded."""
-    now_ms = int(time.time() * 1000)
-    for actions in (0, 2, 10, 50) * _WARM_UP_ROUNDS:
-        state = UserState()
-        for number, item_id in enumerate(bundle.item_ids[:actions]):
-            at_ms = now_ms - (_WARM_UP_AGO_MS if number < actions // 2 else 0)  # half of it in an earlier session
-            click = Click(event_id=f"warm-up-{number}", session_id="s", ts_ms=at_ms, schema_version=2, item_id=item_id)
-            apply_event(state, click, Position(0, number, at_ms))
-        encode_history = bundle.history_encoder(f"warm-up-{actions}", now_ms, None)
-        rank(
-            state,
-            bundle,
-            frozenset(),
-            encode_history,
-            surface="",
-            k=settings.k,
-            limit=settings.candidates,
-            now_ms=now_ms,
-            stop=None,
-        )
-        bundle.session_vector(state, now_ms)
 
 
 async def _settled(before: asyncio.Future[None] | None) -> None:

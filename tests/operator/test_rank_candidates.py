@@ -12,7 +12,6 @@ import pytest
 
 from schemas import topics
 from schemas.connections import Connections
-from schemas.features import registry
 from schemas.ranking import (
     RankedList,
     RankRequest,
@@ -60,8 +59,7 @@ class FakeFeatures(FakeReplica):
 
     def __init__(self) -> None:
         super().__init__()
-        self.offsets = {2: 7}
-        self.features, self.nulls, self.fetched = registry().item_columns()[:1], {"impressions_2h@1": 3}, 4
+        self.offsets = {2: 9}
 
     def __len__(self) -> int:
         return 5
@@ -103,7 +101,6 @@ class Harness:
         self.features = FakeFeatures()
         monkeypatch.setattr(rank_candidates, "ItemFeaturesReplica", lambda *_: self.features)
         monkeypatch.setattr(rank_candidates, "RedisWriter", lambda *_: self.redis)
-        monkeypatch.setattr(rank_candidates, "_WARM_UP_ROUNDS", 0)
         self.operator = RankCandidates(
             Connections(namespace="test-"), RankSettings("", **({"model_limit_ms": 5_000} | settings))
         )
@@ -225,9 +222,10 @@ def test_the_copy_of_item_features_is_followed_and_measured(harness: Harness) ->
     assert harness.features.running
     counted = harness.counts
     assert (counted["item_features_ready"], counted["item_features_keys"], counted["item_features_age_ms"]) == (1, 5, 6)
-    assert (counted["features_fetched"], counted["feature_nulls_impressions_2h"]) == (4, 3)
+    assert (counted["features_fetched"], counted["feature_nulls_lift_2h"]) == (4, 3)
     harness.operator.close()
     assert not harness.features.running
+    assert harness.store.closed
 
 
 def test_the_same_content_has_the_same_list_id_and_other_content_another(harness: Harness) -> None:

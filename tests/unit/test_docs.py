@@ -43,7 +43,7 @@ FAMILIES = {
     "fallback_{fallback}": {"fallback_<name>"},
     "unmatched_{found.reason}": {"unmatched_<reason>"},
     "interactions_{level}": {"interactions_late", "interactions_unreadable"},
-    "feature_nulls_{one.name}": {"feature_nulls_<name>"},
+    "feature_nulls_{name}": {"feature_nulls_<name>"},
 }
 
 

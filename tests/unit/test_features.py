@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.featurise import COUNTERS, FEATURE_VERSIONS
+from models.featurise import COUNTERS, FEATURE_VERSIONS, GROUPS, HISTORY_GROUP, ITEM_COUNTERS, SESSION_GROUP
 from schemas.features import DEFINITIONS, LOCK, FeatureError, load, parse, read_lock, recorded_lock, registry
 from schemas.features_page import PAGE, page
 from schemas.features_row import ALL, LEVELS, ItemRow, RowError, RowKey, row_codec
@@ -48,6 +48,12 @@ def test_models_read_the_versions_that_are_defined() -> None:
     assert {one.version for one in registry().of("context")} == {FEATURE_VERSIONS["calendar"]}
     assert {one.version for one in registry().of("user")} == {FEATURE_VERSIONS["tokens"]}
     assert len(registry().of("user_item")) == COUNTERS
+    groups = registry().of("user_group")
+    assert {one.version for one in groups} == {FEATURE_VERSIONS["groups"]}
+    assert [one.name for one in groups] == [*SESSION_GROUP, *HISTORY_GROUP, "price_gap"]
+    assert len(groups) == GROUPS
+    for name in ITEM_COUNTERS:  # ratios, which are 1 where nothing is known: their logarithm is 0
+        assert (registry().get(name).version, registry().get(name).default) == (FEATURE_VERSIONS["item_counters"], 1.0)
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:

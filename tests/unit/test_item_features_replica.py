@@ -10,7 +10,7 @@ from schemas.features import registry
 from schemas.features_row import ALL, ItemRow, RowKey, row_codec
 from tests.fakes import DAY, HOUR, MINUTE, NOW
 from udfs.item_features_replica import Groups, ItemFeaturesReplica
-from udfs.logic.item_rates import rates, window_share
+from udfs.logic.item_rates import RATES, rates, window_share
 
 CODEC = row_codec()
 BOOT, LAMP = RowKey("item", "boot-1"), RowKey("item", "lamp-9")
@@ -34,16 +34,24 @@ def apply(copy: ItemFeaturesReplica, rows: dict[RowKey, bytes | None]) -> None:
     copy._apply_all([(CODEC.record_key(key), value) for key, value in rows.items()])
 
 
+NAMES = [one.name for one in registry().of("item") if one.made_by != "items"]
+
+
 def fetch(copy: ItemFeaturesReplica, item_id: str, now_ms: int = NOW) -> dict[str, float]:
-    (values,) = copy.fetch([item_id], now_ms).tolist()
-    return dict(zip([one.name for one in copy.features], values))
+    (values,) = copy.fetch([item_id], now_ms, NAMES).values.tolist()
+    return dict(zip(NAMES, values))
+
+
+def missing(copy: ItemFeaturesReplica, item_id: str, now_ms: int = NOW) -> set[str]:
+    (flags,) = copy.fetch([item_id], now_ms, NAMES).missing.tolist()
+    return {name for name, flag in zip(NAMES, flags) if flag}
 
 
 def test_a_candidate_has_the_counters_of_its_row(copy: ItemFeaturesReplica) -> None:
     apply(copy, {BOOT: row(clicks_2h=3, views_28d=9), LAMP: row(clicks_2h=1)})
     assert (fetch(copy, "boot-1")["clicks_2h"], fetch(copy, "boot-1")["views_28d"]) == (3, 9)
-    assert copy.fetch(["lamp-9", "boot-1"], NOW)[:, 1].tolist() == [1, 3]
-    assert copy.nulls["clicks_2h@1"] == 0
+    assert copy.fetch(["lamp-9", "boot-1"], NOW, ["views_2h", "clicks_2h"]).values[:, 1].tolist() == [1, 3]
+    assert "clicks_2h" not in missing(copy, "boot-1")
 
 
 def test_the_newest_record_of_a_batch_counts(copy: ItemFeaturesReplica) -> None:
@@ -76,24 +84,30 @@ def test_a_new_item_has_the_rates_of_the_groups_that_the_catalogue_says(copy: It
     assert fetch(copy, "unknown")["ctr_28d"] == pytest.approx(0.01)
 
 
-def test_what_is_missing_is_the_default_and_counted(copy: ItemFeaturesReplica) -> None:
+def test_the_caller_may_say_the_groups(copy: ItemFeaturesReplica) -> None:
+    apply(copy, {ALL: row(clicks_28d=10, impressions_28d=1000)})
+    apply(copy, {RowKey("subcategory", "boots"): row(clicks_28d=500, impressions_28d=1000)})
+    found = copy.fetch(["x", "new-boot"], NOW, ["ctr_28d"], [("boots", "shoes"), (None, None)]).values
+    assert found[:, 0].tolist() == pytest.approx([(500 + 50 * 0.01) / 1050, 0.01])
+
+
+def test_what_is_missing_is_the_default_and_marked(copy: ItemFeaturesReplica) -> None:
     apply(copy, {BOOT: row(clicks_2h=3)})
-    found = fetch(copy, "nobody")
-    assert found == {one.name: float(one.default) for one in copy.features}
-    assert set(copy.nulls.values()) == {1}  # rates as well: without a row of everything there are none
+    assert fetch(copy, "nobody") == {name: float(registry().get(name).default) for name in NAMES}
+    assert missing(copy, "nobody") == set(NAMES)  # rates as well: without a row of everything there are none
+    assert missing(copy, "boot-1") == set(RATES)
     apply(copy, {ALL: row(clicks_2h=3, impressions_2h=9)})
-    fetch(copy, "boot-1")
-    assert set(copy.nulls.values()) == {1}
-    assert copy.fetched == 2
+    assert missing(copy, "boot-1") == set()
 
 
-def test_what_is_too_old_is_the_default_and_counted(copy: ItemFeaturesReplica) -> None:
+def test_what_is_too_old_is_the_default_and_marked(copy: ItemFeaturesReplica) -> None:
     """Contract: by the registry's time to live, against the newest row of all: what does not change is not sent again."""
     apply(copy, {BOOT: row(NOW - 20 * DAY, clicks_2h=3, clicks_28d=8), ALL: row(NOW, clicks_2h=9, clicks_28d=9)})
     assert fetch(copy, "boot-1", NOW + 2 * HOUR)["clicks_2h"] == 3
     later = fetch(copy, "boot-1", NOW + 2 * HOUR + 1)
     assert (later["clicks_2h"], later["trend"], later["clicks_28d"]) == (0, 1.0, 8)
-    assert (copy.nulls["clicks_2h@1"], copy.nulls["clicks_28d@1"]) == (1, 0)
+    assert "trend" in missing(copy, "boot-1", NOW + 2 * HOUR + 1)
+    assert "clicks_28d" not in missing(copy, "boot-1", NOW + 2 * HOUR + 1)
     assert fetch(copy, "boot-1", NOW + 28 * DAY + 1)["clicks_28d"] == 0
 
 
@@ -143,11 +157,5 @@ def test_many_items(copy: ItemFeaturesReplica) -> None:
     rng = np.random.default_rng(7)
     clicks = {f"i{number}": int(rng.integers(0, 99)) for number in range(5_000)}
     apply(copy, {RowKey("item", name): row(clicks_2h=count, category=name[:2]) for name, count in clicks.items()})
-    place = [one.name for one in copy.features].index("clicks_2h")
-    assert copy.fetch(list(clicks), NOW)[:, place].tolist() == list(clicks.values())
+    assert copy.fetch(list(clicks), NOW, ["clicks_2h"]).values[:, 0].tolist() == list(clicks.values())
     assert len(copy) == 5_000
-
-
-def test_the_registry_is_what_is_fetched(copy: ItemFeaturesReplica) -> None:
-    wanted = [one.name for one in registry().of("item") if one.made_by != "items"]
-    assert sorted(one.name for one in copy.features) == sorted(wanted)

@@ -8,9 +8,24 @@ from array import array
 import numpy as np
 import pytest
 
-from models.featurise import COUNTERS, HOUR_MS, calendar, counters, history_anchor_ms, tokens
+from models.featurise import (
+    COUNTERS,
+    HISTORY_GROUP,
+    HOUR_MS,
+    SESSION_GROUP,
+    Flags,
+    Ints,
+    as_batch,
+    calendar,
+    counters,
+    history_anchor_ms,
+    history_sides,
+    price_gap,
+    session_sides,
+    tokens,
+)
 from models.samples import NOW_MS, sample_states
-from models.vocabulary import GLOBAL, Vocabulary, build_vocabulary, decode_vocabulary, encode_vocabulary
+from models.vocabulary import GLOBAL, Rows, Vocabulary, build_vocabulary, decode_vocabulary, encode_vocabulary
 from schemas.items import Item
 from schemas.user_state import QUERY_MARK, TARGET_MARK, Sequence, UserState, action_name
 
@@ -123,6 +138,64 @@ def test_counters_of_nobody_and_of_nothing() -> None:
     found = vocabulary()
     assert counters(UserState(), np.array([8], np.int32), found, NOW_MS).tolist() == [[0] * COUNTERS]
     assert counters(UserState(), np.zeros(0, np.int32), found, NOW_MS).shape == (0, COUNTERS)
+
+
+def naive_groups(rows: Rows, actions: Ints, real: Flags, found: Vocabulary, group: int) -> list[float]:
+    """Contract: SESSION_GROUP, then HISTORY_GROUP, of one group and one sequence, token by token."""
+    tokens_of = [
+        (int(row), int(code) & 15, int(code) >> 4) for row, code, is_real in zip(rows, actions, real) if is_real
+    ]
+    groups = [int(found.group_row[row]) for row, _, _ in tokens_of]
+    here = [token for token, of in zip(tokens_of, groups) if of == group]
+    names = [(action_name(kind), dwell) for _, kind, dwell in here]
+    searched = [of for (_, kind, _), of in zip(tokens_of, groups) if action_name(kind) == "search"]
+    n_named = sum(name in ("search", "follow") for name, _ in names)
+    since = next((place for place, of in enumerate(reversed(groups)) if of == group), None)
+    session = [
+        math.log1p(sum(name == "click" for name, _ in names)),
+        math.log1p(sum(name == "view" and dwell >= 4 for name, dwell in names)),
+        math.log1p(sum(name == "view" and dwell in (1, 2) for name, dwell in names)),
+        math.log1p(n_named),
+        math.log1p(sum(name in ("add_to_cart", "purchase", "like") for name, _ in names)),
+        len(here) / max(1, len(tokens_of)),
+        0.0 if since is None else 1 / (1 + since),
+        float(bool(searched) and searched[-1] == group),
+    ]
+    return [*session, math.log1p(len(here)), len(here) / max(1, len(tokens_of)), math.log1p(n_named)]
+
+
+def test_groups_agree_with_a_walk_over_the_tokens() -> None:
+    """In batches with padding and with gaps, as training has them, and alone, as serving does."""
+    found, rng = vocabulary(), np.random.Generator(np.random.PCG64(5))
+    level = np.zeros(found.size, np.float32)
+    rows = rng.integers(1, found.size, (20, 12)).astype(np.int32)
+    actions = rng.integers(1, 11, (20, 12)) | rng.integers(0, 8, (20, 12)) << 4
+    real = rng.random((20, 12)) < rng.random((20, 1))
+    now, before = session_sides(rows, actions, real, found, level), history_sides(rows, actions, real, found, level)
+    assert now.groups.shape[2] + before.groups.shape[2] == len(SESSION_GROUP) + len(HISTORY_GROUP)
+    for number in range(20):
+        for group in range(2, found.first_item):
+            got = [*now.groups[number, group], *before.groups[number, group]]
+            np.testing.assert_allclose(
+                got, naive_groups(rows[number], actions[number], real[number], found, group), rtol=1e-5
+            )
+    assert not now.groups[:, :2].any()  # padding, and what is not known at all
+    state = list(sample_states(found, 12))[-1]
+    alone = tokens(state.session(), NOW_MS, found)
+    groups = session_sides(*as_batch(alone), found, level).groups[0]
+    assert groups[2:, 5].sum() + (found.group_row[alone.rows] < 2).mean() == pytest.approx(1)
+
+
+def test_the_price_gap_is_to_the_mean_of_what_was_acted_on() -> None:
+    found = vocabulary()
+    level = np.linspace(-1, 1, found.size).astype(np.float32)
+    rows, codes = np.array([[7, 8, 12, 4]], np.int32), np.array([[1, 2, 3, 7]])  # the search is no price
+    sides = session_sides(rows, codes, np.ones((1, 4), bool), found, level)
+    mean = level[[7, 8, 12]].mean()
+    np.testing.assert_allclose(
+        price_gap(sides.prices, level[None, 7:9])[0], np.abs(level[7:9] - mean) * 3 / 6, rtol=1e-5
+    )
+    assert not price_gap(np.zeros((1, 2), np.float32), level[None, 7:9]).any()
 
 
 def test_calendar() -> None:

@@ -10,7 +10,16 @@ import pytest
 
 from models.assemble import popularity_of
 from models.bundle import Bundle
-from models.featurise import calendar, counters, history_anchor_ms, tokens
+from models.featurise import (
+    ITEM_COUNTERS,
+    PRICE_LEVEL,
+    as_batch,
+    calendar,
+    history_anchor_ms,
+    history_sides,
+    numbers,
+    tokens,
+)
 from models.oracle import Oracle
 from models.samples import EDGES, NOW_MS, sample_states
 from models.scorer import BOTTOM, DualSequenceScorer, PopularityScorer, encode_state_history, open_scorer
@@ -36,12 +45,14 @@ def test_the_graphs_compute_the_formulas(bundle: Bundle, scorer: DualSequenceSco
     for number, state in enumerate(sample_states(bundle.vocabulary, len(EDGES) + 12, seed=5)):
         surface = number % 2
         rows = rng.integers(1, bundle.vocabulary.size, 3).astype(np.int32)
-        served = scorer.score(
-            state, encode_state_history(scorer, state, NOW_MS), rows, NOW_MS, ("nowhere", "home")[surface]
-        )
+        over_time = rng.normal(0, 1, (3, len(ITEM_COUNTERS))).astype(np.float32) if number % 3 else None
+        encoding = encode_state_history(scorer, state, NOW_MS)
+        served = scorer.score(state, encoding, rows, NOW_MS, ("nowhere", "home")[surface], item_counters=over_time)
         session = tokens(state.session(), NOW_MS, bundle.vocabulary)
         history = tokens(state.history(), history_anchor_ms(state, NOW_MS), bundle.vocabulary)
-        counted = counters(state, rows, bundle.vocabulary, NOW_MS)
+        level = bundle.statics[:, PRICE_LEVEL]
+        before = history_sides(*as_batch(history), bundle.vocabulary, level)
+        counted = numbers(state, session, before, rows, bundle.vocabulary, level, NOW_MS, over_time)
         for score, row, seen in zip(served, rows, counted):
             logits = oracle.logits(session, history, int(row), seen, calendar(NOW_MS), surface)
             assert score == pytest.approx(logits @ weights + bundle.prior[row], abs=1e-4)
@@ -58,6 +69,8 @@ def test_every_part_of_the_input_matters(bundle: Bundle, scorer: DualSequenceSco
         "history": scorer.score(state, scorer.encode_history(UserState().history(), NOW_MS), rows, NOW_MS, "home"),
         "session and counters": scorer.score(UserState(), encoding, rows, NOW_MS, "home"),
     }
+    trending = np.full((len(rows), len(ITEM_COUNTERS)), 0.5, np.float32)
+    others["item counters"] = scorer.score(state, encoding, rows, NOW_MS, "home", item_counters=trending)
     for name, scores in others.items():
         assert np.abs(scores - base).max() > 1e-4, name
 
@@ -87,6 +100,15 @@ def test_what_is_no_number_sinks_to_the_bottom_and_is_counted(scorer: DualSequen
     assert scorer.non_finite == 1
 
 
+def test_an_item_counter_that_is_no_number_sinks_its_item_alone(scorer: DualSequenceScorer) -> None:
+    over_time = np.array([[0, 0, 0], [np.nan, 0, 0], [0, 0, np.inf]], np.float32)
+    encoding = encode_state_history(scorer, UserState(), NOW_MS)
+    rows = np.array([8, 9, 10], np.int32)
+    scores = scorer.score(UserState(), encoding, rows, NOW_MS, "home", item_counters=over_time)
+    assert scores[1] == BOTTOM
+    assert scores[0] == scorer.score(UserState(), encoding, rows[:1], NOW_MS, "home")[0]
+
+
 def test_a_run_can_be_stopped(scorer: DualSequenceScorer) -> None:
     stop = onnxruntime.RunOptions()
     stop.terminate = True
@@ -97,22 +119,21 @@ def test_a_run_can_be_stopped(scorer: DualSequenceScorer) -> None:
 def test_the_encoding_knows_its_size(bundle: Bundle, scorer: DualSequenceScorer) -> None:
     state = list(sample_states(bundle.vocabulary, 6))[-1]
     encoding = encode_state_history(scorer, state, NOW_MS)
-    assert encoding.nbytes == 4 * 17 * max(1, len(state.history_slots))
+    groups = 4 * (3 * bundle.vocabulary.first_item + 2)
+    assert encoding.nbytes == 4 * 17 * max(1, len(state.history_slots)) + groups
 
 
 def test_popularity_keeps_the_same_contract(bundle: Bundle, tmp_path: Path) -> None:
     scorer = open_scorer(Bundle.load(popularity_of(bundle, tmp_path, "p")))
     assert isinstance(scorer, PopularityScorer)
-    scorer.warm_up()
     rows = np.array([9, 12, 9], np.int32)
     scores = scorer.score(UserState(), encode_state_history(scorer, UserState(), NOW_MS), rows, NOW_MS, "home")
     np.testing.assert_array_equal(scores, bundle.popularity[rows])
     assert scorer.encode_history(UserState().history(), 0).nbytes == 0
 
 
-def test_warm_up_and_session_vector(bundle: Bundle) -> None:
+def test_session_vector(bundle: Bundle) -> None:
     scorer = open_scorer(bundle)
-    scorer.warm_up()
     states = list(sample_states(bundle.vocabulary, 3))
     assert not scorer.session_vector(states[0], NOW_MS).any()
     assert scorer.session_vector(states[2], NOW_MS).shape == (8,)

@@ -15,8 +15,18 @@ torch = pytest.importorskip("torch")
 from models import losses  # noqa: E402
 from models.bundle import Bundle  # noqa: E402
 from models.check import check, torch_logits  # noqa: E402
-from models.dataset import Batch, batches, counted, padded  # noqa: E402
-from models.featurise import COUNTERS, counters, tokens  # noqa: E402
+from models.counts import Acts  # noqa: E402
+from models.dataset import Batch, Levels, batches, counted, grouped, padded  # noqa: E402
+from models.featurise import (  # noqa: E402
+    COUNTERS,
+    GROUPS,
+    as_batch,
+    counters,
+    history_sides,
+    numbers,
+    session_sides,
+    tokens,
+)
 from models.naive import ranker_of  # noqa: E402
 from models.ranker import pool  # noqa: E402
 from models.samples import NOW_MS, sample_states  # noqa: E402
@@ -75,11 +85,13 @@ def test_every_list_is_in_one_batch_with_its_history() -> None:
     history = np.sort(rng.integers(0, 12, count))
     data = Examples(
         ragged(list(range(12)), rng), ragged([n % 5 for n in range(count)], rng), history, np.arange(count), np.arange(count),
-        np.arange(count * 10).reshape(count, 10), np.zeros((count, 10), bool), np.zeros((count, 10), bool),
-        np.zeros((count, 10, COUNTERS), np.float32), np.zeros((count, 3), np.int16),
+        np.arange(count * 10).reshape(count, 10), *[np.zeros((count, 10), bool)] * 3,
+        np.zeros((count, 10, COUNTERS), np.float32), np.zeros((count, 3), np.int16), np.zeros(count, np.int64),
+        Acts(*[np.zeros(0, np.int64)] * 3),
     )  # fmt: skip
+    vocabulary = Bundle.load(TINY).vocabulary
     seen = []
-    for batch in batches(data, np.arange(count), 7, rng):
+    for batch in batches(data, np.arange(count), 7, rng, Levels(vocabulary, np.zeros(vocabulary.size, np.float32))):
         for items, place in zip(batch.items, batch.history):
             number = int(items[0]) // 10
             seen.append(number)
@@ -91,6 +103,7 @@ def test_what_is_counted_for_samples_is_what_featurise_counts() -> None:
     """Contract: for a state whose sequences hold all it did, both count the same."""
     vocabulary = Bundle.load(TINY).vocabulary
     rng = np.random.Generator(np.random.PCG64(4))
+    level = rng.standard_normal(vocabulary.size).astype(np.float32)
     for state in sample_states(vocabulary, 12, seed=4):
         state.nibbles[:] = bytes(len(state.nibbles))
         state.tail.counter_overflow.clear()
@@ -107,9 +120,19 @@ def test_what_is_counted_for_samples_is_what_featurise_counts() -> None:
             for one in (history, session)
         ]
         rows = np.arange(vocabulary.first_item, vocabulary.size, dtype=np.int32)
-        batch = Batch(*sides, torch.zeros(1, dtype=torch.int64), *[None] * 6)  # type: ignore[arg-type]
-        got = counted(batch, torch.from_numpy(rows.astype(np.int64))[None])[0]
+        now = session_sides(*as_batch(session), vocabulary, level)
+        before = history_sides(*as_batch(history), vocabulary, level)
+        groups = torch.from_numpy(np.concatenate((now.groups, before.groups), axis=-1))
+        prices = torch.from_numpy(now.prices + before.prices)
+        rest = [None] * 7
+        batch = Batch(*sides, torch.zeros(1, dtype=torch.int64), *rest, groups, prices, None)  # type: ignore[arg-type]
+        chosen = torch.from_numpy(rows.astype(np.int64))[None]
+        got = counted(batch, chosen)[0]
         np.testing.assert_allclose(got.numpy(), counters(state, rows, vocabulary, NOW_MS), rtol=1e-4, atol=1e-5)
+        group_row = torch.from_numpy(vocabulary.group_row.astype(np.int64))
+        of_groups = grouped(batch, chosen, group_row, torch.from_numpy(level))[0]
+        served = numbers(state, session, before, rows, vocabulary, level, NOW_MS)
+        np.testing.assert_allclose(of_groups.numpy(), served[:, COUNTERS : COUNTERS + GROUPS], rtol=1e-4, atol=1e-5)
 
 
 def test_padding_does_not_change_a_score() -> None:

@@ -21,7 +21,7 @@ Count = int | npt.NDArray[np.float64]
 
 # What is read, and what is made: the registry has to agree.
 COUNTERS = ("clicks_2h", "impressions_2h", "clicks_28d", "impressions_28d", "purchases_28d")
-RATES = ("ctr_2h", "ctr_28d", "conversion_28d", "trend")
+RATES = ("ctr_2h", "ctr_28d", "conversion_28d", "trend", "lift_2h", "lift_28d", "subcategory_trend")
 
 PRIOR_WEIGHT = 50.0
 TREND_WEIGHT = 5.0  # clicks: how much must come before an item can be far from 1
@@ -35,10 +35,10 @@ def smoothed_rate(levels: Sequence[tuple[Count, Count]], weight: float = PRIOR_W
     """(successes, trials) from the widest level, which is one for all, to the narrowest → the narrowest level's rate.
 
     The widest has nothing above it: its rate is as counted, 0 where nothing was tried. A level with no trials takes the rate
-    above. Below the widest, arrays of one length do as well as numbers.
+    above. Arrays of one length do as well as numbers.
     """
     (successes, trials), *below = levels
-    rate: Any = successes / trials if trials else 0.0
+    rate = _ratio(successes, trials, 0.0)
     for successes, trials in below:
         rate = (successes + weight * rate) / (trials + weight)
     return rate
@@ -64,21 +64,45 @@ def trend(clicks_2h: Count, clicks_28d: Count, share: float) -> Any:
     return (clicks_2h + TREND_WEIGHT) / (expected + TREND_WEIGHT)
 
 
+def lift(rate: Any, everything: Any) -> Any:
+    """A rate against that of everything; 1 where nothing was tried or nothing came of it."""
+    return _ratio(rate, everything, 1.0)
+
+
+def group_trend(clicks_2h: Count, clicks_28d: Count, all_2h: Count, all_28d: Count) -> Any:
+    """A group's clicks of two hours against its usual share of all: 1 is as always, however much traffic there is."""
+    expected = clicks_28d * _ratio(all_2h, all_28d, 0.0)
+    return (clicks_2h + TREND_WEIGHT) / (expected + TREND_WEIGHT)
+
+
+def _ratio(of: Any, to: Any, otherwise: float) -> Any:
+    """of / to; `otherwise` where `to` is 0. Numbers or arrays."""
+    if isinstance(to, np.ndarray):
+        return np.divide(of, to, out=np.full(np.broadcast(of, to).shape, otherwise), where=to > 0)
+    return of / to if to else of * 0 + otherwise
+
+
 def rates(chain: Sequence[Mapping[str, Count]], share: float) -> dict[str, Any]:
     """Every feature that is made by item-rates, of the last of `chain`: counters by name, from everything to the item.
 
-    Everything is one; the levels below may be arrays of one length, an entry for each item.
+    The levels may be arrays of one length, an entry for each item; everything may be one for all.
     """
 
     def rate(successes: str, trials: str) -> Any:
         return smoothed_rate([(level[successes], level[trials]) for level in chain])
 
-    item = chain[-1]
+    everything, group, item = chain[0], chain[-2:][0], chain[-1]
+    ctr_2h, ctr_28d = rate("clicks_2h", "impressions_2h"), rate("clicks_28d", "impressions_28d")
     return {
-        "ctr_2h": rate("clicks_2h", "impressions_2h"),
-        "ctr_28d": rate("clicks_28d", "impressions_28d"),
+        "ctr_2h": ctr_2h,
+        "ctr_28d": ctr_28d,
         "conversion_28d": rate("purchases_28d", "clicks_28d"),
         "trend": trend(item["clicks_2h"], item["clicks_28d"], share),
+        "lift_2h": lift(ctr_2h, smoothed_rate([(everything["clicks_2h"], everything["impressions_2h"])])),
+        "lift_28d": lift(ctr_28d, smoothed_rate([(everything["clicks_28d"], everything["impressions_28d"])])),
+        "subcategory_trend": group_trend(
+            group["clicks_2h"], group["clicks_28d"], everything["clicks_2h"], everything["clicks_28d"]
+        ),
     }
 
 
