@@ -18,7 +18,7 @@ from models.featurise import FEW_PRICES, history_sides, session_sides
 from models.statistics import FOLDS
 from models.traffic import Examples, Ragged
 from models.vocabulary import PADDING, Rows, Vocabulary
-from schemas.user_state import ACTIONS, COUNTED, HISTORY_CAP
+from schemas.user_state import ACTIONS, COUNTED, HISTORY_CAP, SESSION_CAP
 
 _KINDS = torch.tensor([ACTIONS[name] for name in COUNTED])
 
@@ -64,8 +64,10 @@ def batches(
     levels: Levels,
     token_dropout: float = 0.0,
     history_cap: int = HISTORY_CAP,
+    changes: float = 0.0,
 ) -> Iterator[Batch]:
-    """The chosen lists (numbers), about `per_batch` a batch, those of one history together. Order is drawn anew each time."""
+    """The chosen lists (numbers), about `per_batch` a batch, those of one history together. Order is drawn anew each time.
+    `changes` is the share of lists whose session begins as somebody else's (see `changed`)."""
     lengths = data.histories.lengths()
     histories = np.unique(data.history[chosen])
     # Buckets: sort by length with noise, cut, shuffle the cuts.
@@ -80,7 +82,7 @@ def batches(
     for group in rng.permutation(len(groups)):
         a, b = groups[group]
         lists = np.concatenate([sorted_lists[first[place] : last[place]] for place in range(a, b)])
-        yield batch(data, lists, rng, levels, token_dropout, history_cap)
+        yield batch(data, lists, rng, levels, token_dropout, history_cap, changes)
 
 
 def batch(
@@ -90,11 +92,13 @@ def batch(
     levels: Levels,
     token_dropout: float,
     history_cap: int,
+    changes: float = 0.0,
 ) -> Batch:
     histories, history = np.unique(data.history[lists], return_inverse=True)
     calendar = np.concatenate((data.calendar[lists], np.ones((len(lists), 1), np.int16)), axis=1)
     of_histories = padded(data.histories, histories, rng, token_dropout, history_cap)
-    of_sessions = padded(data.sessions, lists, rng, token_dropout)
+    sessions, numbers = changed(data.sessions, lists, rng, changes) if changes else (data.sessions, lists)
+    of_sessions = padded(sessions, numbers, rng, token_dropout)
     longer = history_sides(*_columns(of_histories), *levels)
     now = session_sides(*_columns(of_sessions), *levels)
     return Batch(
@@ -125,6 +129,28 @@ def grouped(batch: Batch, rows: Tensor, group_row: Tensor, price: Tensor) -> Ten
     mean = batch.prices[:, :1] / batch.prices[:, 1:].clamp(min=1)
     gap = (price[rows] - mean).abs() * batch.prices[:, 1:] / (batch.prices[:, 1:] + FEW_PRICES)
     return torch.cat((of_groups, gap[..., None]), dim=-1)
+
+
+def changed(
+    sessions: Ragged, lists: npt.NDArray[Any], rng: np.random.Generator, share: float
+) -> tuple[Ragged, npt.NDArray[Any]]:
+    """The lists' sessions, a share of them behind the session of another list: the mind has changed, and what is wanted is
+    what came last. Minds change seldom in traffic; without these a ranker follows too late. And the numbers of all in it."""
+    others = rng.choice(lists, len(lists))
+    parts: list[tuple[npt.NDArray[Any], ...]] = []
+    for number, other, is_changed in zip(lists.tolist(), others.tolist(), (rng.random(len(lists)) < share).tolist()):
+        own = slice(int(sessions.starts[number]), int(sessions.starts[number + 1]))
+        columns = sessions.rows[own], sessions.actions[own], sessions.log_hours[own]
+        if is_changed and len(columns[0]):
+            first = slice(int(sessions.starts[other]), int(sessions.starts[other + 1]))
+            # Theirs ended a minute before ours began.
+            hours = np.expm1(sessions.log_hours[first]) + np.expm1(columns[2].max()) + 1 / 60
+            before = sessions.rows[first], sessions.actions[first], np.log1p(hours).astype(np.float32)
+            columns = tuple(np.concatenate(pair)[-SESSION_CAP:] for pair in zip(before, columns))  # type: ignore[assignment]
+        parts.append(columns)
+    starts = np.concatenate(([0], np.cumsum([len(one[0]) for one in parts])))
+    rows, actions, log_hours = (np.concatenate(column) for column in zip(*parts))
+    return Ragged(rows, actions, log_hours, starts), np.arange(len(lists))
 
 
 def padded(

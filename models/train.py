@@ -85,6 +85,7 @@ class Settings:
     own_rate: float = 0.2  # their share of the learning rate: an item that is seldom seen must not jump when it is
     token_dropout: float = 0.1
     dropout: float = 0.05
+    changes: float = 0.25  # share of lists whose session begins as somebody else's: minds that change
     history_cap: int = 100  # newest tokens of a history that training looks at
     dim: int = 64
     history_layers: int = 2
@@ -130,7 +131,7 @@ class Trainer:
         settings = self.settings
         for batch in batches(
             self.data, self.training, settings.lists_per_batch, self.rng, self.levels,
-            settings.token_dropout, settings.history_cap,
+            settings.token_dropout, settings.history_cap, settings.changes,
         ):  # fmt: skip
             loss = self._loss(batch)
             self.optimiser.zero_grad(set_to_none=True)

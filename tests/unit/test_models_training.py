@@ -16,7 +16,7 @@ from models import losses  # noqa: E402
 from models.bundle import Bundle  # noqa: E402
 from models.check import check, torch_logits  # noqa: E402
 from models.counts import Acts  # noqa: E402
-from models.dataset import Batch, Levels, batches, counted, grouped, padded  # noqa: E402
+from models.dataset import Batch, Levels, batches, changed, counted, grouped, padded  # noqa: E402
 from models.featurise import (  # noqa: E402
     COUNTERS,
     GROUPS,
@@ -97,6 +97,28 @@ def test_every_list_is_in_one_batch_with_its_history() -> None:
             seen.append(number)
             assert int(batch.histories.lengths[place]) == history[number]
     assert sorted(seen) == list(range(count))
+
+
+def test_changed_sessions_end_as_the_lists_own() -> None:
+    """Contract: all lists keep their own tokens last; a share begins with another list's, which is older; none is too long."""
+    rng = np.random.Generator(np.random.PCG64(6))
+    lengths = [int(n) for n in rng.integers(0, 40, 60)]
+    sessions = ragged(lengths, rng)
+    lists = np.arange(60)
+    found, numbers = changed(sessions, lists, rng, 0.5)
+    grown = 0
+    for number, length in zip(numbers, lengths):
+        got = found.rows[found.starts[number] : found.starts[number + 1]]
+        hours = found.log_hours[found.starts[number] : found.starts[number + 1]]
+        own = slice(sessions.starts[number], sessions.starts[number] + length)
+        assert got[len(got) - length :].tolist() == sessions.rows[own].tolist()
+        assert len(got) <= max(length, 50)
+        if len(got) > length:
+            grown += 1
+            assert hours[: len(got) - length].min() > sessions.log_hours[own].max()
+    assert 15 <= grown <= 40
+    same, numbers = changed(sessions, lists, rng, 0.0)
+    np.testing.assert_array_equal(same.rows, sessions.rows)
 
 
 def test_what_is_counted_for_samples_is_what_featurise_counts() -> None:
