@@ -9,6 +9,7 @@ from cli import (
     cluster,
     dead_letters,
     doctor,
+    explaining,
     features,
     feed,
     importing,
@@ -38,6 +39,7 @@ app.command("replay")(replay.replay)
 app.command("replay-log")(importing.replay_log)
 app.command("feed")(feed.feed)
 app.command("explain")(feed.explain)
+app.command("why-not")(explaining.why_not)
 app.command("trace")(trace.trace)
 app.command("doctor")(doctor.doctor)
 app.command("load")(load.load)
