@@ -12,22 +12,23 @@ from rich.text import Text
 
 from cli.connecting import connections, fail, out, plainly
 from cli.policy import read_catalogue
-from cli.replay import groups_in, policy_of
+from cli.replay import groups_in
 from client.decisions import newest_decisions
 from client.scan import Limits, Scanner
 from models.bundle import BundleError
 from models.replaying import Bundles
 from schemas import topics
 from schemas.decision import NOT_SHOWN, SHOWN, Decision, DecisionError
-from schemas.policy import Policy
 from schemas.ranking import DEFAULT_SURFACE
-from udfs.logic.replay import CannotReplay
+from udfs.logic.replay import CannotReplay, require_all
+from udfs.logic.slots import given_up
 
 _UNKNOWN = "unknown"
 
 
 class Placed(msgspec.Struct, frozen=True):
-    """One place of a list. `given_up` is what diversity gave up in score for it; `propensity` None: unknown."""
+    """One place of a list. `given_up` is the best score that was still left, less its own: the price of diversity, caps and
+    slots. `propensity` None: unknown."""
 
     item_id: str
     source: str
@@ -62,14 +63,13 @@ class WhyNot(msgspec.Struct, frozen=True):
     score: float | None = None
 
 
-def how_made(decision: Decision, policy: Policy, bundles: Bundles) -> How:
-    """What can be said of the list's places. What needs the ranker is left out where the list cannot be replayed."""
+def how_made(decision: Decision, bundles: Bundles) -> How:
+    """What can be said of the list's places. What needs the ranker is left out where the list cannot be scored again."""
     found, places = decision.candidates, decision.places
-    prices, by_task, note = np.zeros(len(places.slots)), dict[str, list[float]](), None
+    prices = given_up(found.score_column(), places.candidate_column().tolist())
+    by_task, note = dict[str, list[float]](), None
     try:
-        considered = bundles.replay(decision, policy).slate.considered
-        assert considered is not None  # a replay always says
-        prices = np.array(considered.filled.prices)
+        require_all(decision)
         by_task = bundles.task_scores(decision)
     except (CannotReplay, BundleError) as error:
         note = str(error)
@@ -88,7 +88,7 @@ def how_made(decision: Decision, policy: Policy, bundles: Bundles) -> How:
                 {task: round(scores[candidate], 6) for task, scores in by_task.items()},
                 places.slot(place),
                 None if np.isnan(chances[place]) else chances[place],
-                round(float(prices[place]), 6),
+                round(prices[place], 6),
             )
             for place, candidate in enumerate(places.candidate_column().tolist())
         ],
@@ -130,7 +130,7 @@ def how_of_newest(key: str, surface: str, list_id: str, seconds: float, bundles:
             return (
                 f"It has no record on {topics.RANKINGS_LOG}, which keeps a day: how it was made is not known any more."
             )
-        return how_made(decision, policy_of(decision, scanner), Bundles(bundles, groups_in(read_catalogue(scanner))))
+        return how_made(decision, Bundles(bundles, groups_in(read_catalogue(scanner))))
 
 
 def why_not(

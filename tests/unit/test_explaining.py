@@ -32,7 +32,7 @@ def outcome(found: Decision, name: str) -> str:
 
 def test_each_place_is_explained(bundles: Bundles) -> None:
     found = record(bundles, POLICY)
-    how = how_made(found, POLICY, bundles)
+    how = how_made(found, bundles)
     assert [one.item_id for one in how.places] == found.shown()
     assert [one.slot for one in how.places[:4]] == ["exploit", "exploit", "explore", "exploit"]
     assert [one.propensity == 1 for one in how.places[:4]] == [True, True, False, True]
@@ -48,13 +48,13 @@ def test_scores_by_task_make_the_score(bundles: Bundles) -> None:
     manifest = Bundles(FOLDER).of(found)._scorer.bundle.manifest  # type: ignore[attr-defined]
     bundle = loaded(bundles)
     prior = bundle._scorer.bundle.prior  # type: ignore[attr-defined]
-    for one in how_made(found, DEFAULT, bundles).places:
+    for one in how_made(found, bundles).places:
         total = sum(manifest.task_weights[task] * score for task, score in one.scores.items())
         assert total + prior[bundle.rows([one.item_id])[0]] == pytest.approx(one.score, abs=1e-4)
 
 
 def test_a_fallbacks_places_are_shown_without_what_only_the_ranker_knows(bundles: Bundles) -> None:
-    how = how_made(msgspec.structs.replace(record(bundles, DEFAULT), fallback="model_busy"), DEFAULT, bundles)
+    how = how_made(msgspec.structs.replace(record(bundles, DEFAULT), fallback="model_busy"), bundles)
     assert "fallback (model_busy)" in (how.note or "")
     assert how.places[0].scores == {}
 

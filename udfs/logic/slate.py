@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -197,7 +198,7 @@ def look_up(
     if keep and found.feature_ids:
         found.features[keep] = world.features.fetch([item_ids[place] for place in keep], now_ms)
     for name in sorted(_grouped_by(policy)):
-        found.groups[name] = _codes([_group(world.catalogue.get(one), name) for one in item_ids])
+        found.groups[name] = _codes(_groups(list(map(world.catalogue.get, item_ids)), name))
     if _explores(policy):
         known = np.zeros((len(item_ids), 2)) if world.exposures is None else world.exposures(item_ids)
         found.posteriors = known + np.array([policy.prior.clicks, policy.prior.misses])
@@ -249,7 +250,7 @@ def _fill(gathered: Gathered, keep: list[int], scores: Scores, ranker: Ranker, w
     policy = world.policy
     if not (policy.diversity or policy.slots or policy.caps or policy.stability):
         order = top(scores, k)
-        return Filled(order, [EXPLOIT] * len(order), [1.0] * len(order), [0.0] * len(order))
+        return Filled(order, [EXPLOIT] * len(order), [1.0] * len(order))
     groups = {name: codes[keep] for name, codes in gathered.groups.items()}
     likeness = None
     if policy.diversity is not None and policy.diversity.by == "vector":
@@ -296,13 +297,11 @@ def _grouped_by(policy: Policy) -> set[str]:
     return names
 
 
-def _group(item: Item | None, name: str) -> str | None:
-    if item is None:
-        return None
+def _groups(items: list[Item | None], name: str) -> list[str | None]:
     if name == "sponsored":
-        return name if item.sponsored else None
-    found: str | None = getattr(item, name)
-    return found
+        return [name if item is not None and item.sponsored else None for item in items]
+    of = attrgetter(name)
+    return [None if item is None else of(item) for item in items]
 
 
 def _codes(names: list[str | None]) -> npt.NDArray[np.int64]:
