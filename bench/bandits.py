@@ -17,8 +17,8 @@ from mabwiser.mab import MAB, LearningPolicy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from schemas.policy import Explore  # noqa: E402
-from udfs.logic.exploration import BetaTables, chances, draw  # noqa: E402
+from schemas.policy import Explore
+from udfs.logic.exploration import BetaTables, chances, draw
 
 ARMS, STEPS, PROBLEMS = 10, 2_000, int(sys.argv[1]) if len(sys.argv) > 1 else 40
 OURS = {

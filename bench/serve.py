@@ -9,7 +9,6 @@ line one JSON object.
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import time
 from collections import Counter
@@ -24,11 +23,11 @@ from rich.progress import track
 from bench.results import Percentiles, Reads
 from cli.connecting import connections
 from client.events import Events
-from client.feed import RankedFeed
 from demo.world import load
 from schemas import topics
 from schemas.connections import Connections
 from schemas.keys import id_hash
+from trials.open_loop import Apart, read_own_writes
 
 _WARM_UP_S = 30.0
 _SETTLE_S = 3.0
@@ -119,8 +118,8 @@ def serve(
     world, chance = [item.item_id for item in load().items], random.Random(1)
     scheduled_ms: dict[str, float] = {}
     # Watching and reading are processes of their own: the sender keeps its schedule whatever they do.
-    watcher = _Process(_watch, where)
-    reader = None if wait_ms is None else _Process(_read_own_writes, where, wait_ms)
+    watcher = Apart(_watch, where)
+    reader = None if wait_ms is None else Apart(read_own_writes, where, wait_ms)
     watcher.wait_ready()
     sent = _Tail(where, topics.EVENTS)
     with Events(where, linger_ms=0) as sender:
@@ -135,33 +134,17 @@ def serve(
                 if reader is not None:
                     reader.tell((user, token.event_id))
     time.sleep(_SETTLE_S)
-    found = None if reader is None else Reads(rate, *reader.result())
+    found = None if reader is None else _reads(rate, *reader.result())
     answers = _answers(watcher.result(), scheduled_ms)
+    for apart in (watcher, reader):
+        if apart is not None:
+            apart.end()
     appended = {_event_id(record.value): record.timestamp for record in sent.all()}
     return Served(scheduled_ms, appended, answers, found)
 
 
-class _Process:
-    """A function in a process of its own: told things, then asked for its result."""
-
-    def __init__(self, function: Any, where: Connections, *arguments: Any) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._told: Any = context.Queue()
-        self._answers, answers = context.Pipe(duplex=False)
-        self._process = context.Process(target=function, args=(where, self._told, answers, *arguments), daemon=True)
-        self._process.start()
-
-    def wait_ready(self) -> None:
-        self._answers.recv()
-
-    def tell(self, what: Any) -> None:
-        self._told.put(what)
-
-    def result(self) -> Any:
-        self._told.put(None)
-        answer = self._answers.recv()
-        self._process.join(timeout=10)
-        return answer
+def _reads(rate: float, waits_ms: list[float], met: int, fallbacks: dict[str, int]) -> Reads:
+    return Reads(rate, len(waits_ms), met, fallbacks, Percentiles.of(waits_ms))
 
 
 class _Tail:
@@ -246,22 +229,6 @@ def _answers(seen: list[tuple[float, int, bytes]], scheduled_ms: dict[str, float
                 stages = ranked.receipt.stage_ms
                 found[event_id] = Answer(received_ms, appended_ms, ranked.created_ms, stages, ranked.fallback)
     return found
-
-
-def _read_own_writes(where: Connections, told: Any, answers: Any, wait_ms: int) -> None:
-    """The reading service, in a process of its own: one read for every event, demanding it."""
-    waits: list[float] = []
-    fallbacks: dict[str, int] = {}
-    met = 0
-    with RankedFeed(where) as feed:
-        while (one := told.get()) is not None:
-            user, event_id = one
-            answer = feed.get(user, k=10, at_least=event_id, wait_ms=wait_ms)
-            waits.append(answer.waited_ms)
-            met += answer.met
-            if not answer.met:
-                fallbacks[str(answer.fallback)] = fallbacks.get(str(answer.fallback), 0) + 1
-    answers.send((len(waits), met, fallbacks, Percentiles.of(waits)))
 
 
 if __name__ == "__main__":

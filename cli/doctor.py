@@ -98,7 +98,7 @@ def _cluster(stack: Stack) -> Iterator[Finding]:
     if not running:
         yield Finding("personalise", "does not run", "run `riffle submit`")
         return
-    restarts = running[0].restarts
+    restarts = stack.flink.rest.restarts(running[0].job_id)
     yield Finding(
         "personalise", f"{running[0].state}, {restarts} restarts", _why_restarted(stack, running[0].job_id, restarts)
     )

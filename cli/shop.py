@@ -28,6 +28,7 @@ from local.stack import DEFAULT_RUN_DIR, Ports, Stack
 from schemas import topics
 from schemas.event import Event
 from schemas.keys import USER_PREFIX, user_key
+from udfs.logic.when_to_rank import DEFAULT_POLICY, wants_ranking
 
 WAIT_MS = 100  # how long the shop waits for a list that has seen the shopper's last act
 _KNOWN_SHOPPERS = 120
@@ -57,7 +58,8 @@ class Shop:
 
     def send(self, event: Event) -> None:
         token = self.events.send(msgspec.json.encode(event))
-        self.watch.sent(event.event_id)
+        if wants_ranking(event, DEFAULT_POLICY):
+            self.watch.sent(event.event_id)
         self._last[user_key(event.user_id, event.session_id)] = token
 
     def last_acts(self) -> list[Token]:

@@ -156,8 +156,13 @@ def hot_user(arena: Arena) -> Verdict:
         right_s, applied = hot.result()
     finally:
         hot.end()
-    before, during = (one.event_to_list_on_kafka_ms.get("p99", 0.0) for one in (normal, beside))
+    (calm, before), (usual, during) = (
+        (one.event_to_list_on_kafka_ms.get("p50", 0.0), one.event_to_list_on_kafka_ms.get("p99", 0.0))
+        for one in (normal, beside)
+    )
     verdict.figures = {
+        "normal_p50_ms": calm,
+        "beside_p50_ms": usual,
         "normal_p99_ms": before,
         "beside_p99_ms": during,
         "ratio": round(during / before, 2) if before else None,

@@ -74,7 +74,7 @@ def measure(
     """Send the plan and measure. `wait_ms` is how long a read may wait; `track` shows progress."""
     scheduled: dict[str, float] = {}
     chance, behind_s = random.Random(plan.seed), 0.0
-    reader, watcher = Apart(_read_own_writes, where, wait_ms), Apart(_watch, where)
+    reader, watcher = Apart(read_own_writes, where, wait_ms), Apart(_watch, where)
     try:
         watcher.wait_ready()
         with Events(where, linger_ms=0) as sender:
@@ -169,8 +169,11 @@ def _watch(where: Connections, told: Any, answers: Any) -> None:
     answers.send(found)
 
 
-def _read_own_writes(where: Connections, told: Any, answers: Any, wait_ms: int) -> None:
-    """The reading service: one read for every event, demanding it."""
+def read_own_writes(where: Connections, told: Any, answers: Any, wait_ms: int) -> None:
+    """The reading service, in a process of its own: one read for every event, demanding it.
+
+    Told (user, event id); answers with how long the reads waited in ms, how many were met, and why the others were not.
+    """
     waits: list[float] = []
     fallbacks: dict[str, int] = {}
     met = 0

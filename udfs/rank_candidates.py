@@ -86,7 +86,7 @@ class RankSettings(msgspec.Struct, frozen=True):
     candidates: int = 200
     k: int = 50
     model_limit_ms: int = 50
-    patient_limit_ms: int = 2_000  # where nobody waits for the list this moment: explanations, old events caught up on
+    patient_limit_ms: int = 2_000  # where nobody waits for the list this moment (_nobody_waits)
     redis_limit_ms: int = 50
     cache_mb: int = 128
     last_good_lists: int = 5_000
@@ -347,8 +347,7 @@ class RankCandidates(AsyncFunction):
 
         if self._breaker.is_open:
             return self._fall_back(state, task.key, surface, bundle, k, requested), "model_breaker"
-        patient = wants_why or task.now_ms - task.append_ms > DEFAULT_POLICY.catch_up_lag_ms
-        limit_ms = self._settings.patient_limit_ms if patient else self._settings.model_limit_ms
+        limit_ms = self._settings.patient_limit_ms if _nobody_waits(task) else self._settings.model_limit_ms
         try:
             slate = await self._runner.run(work, limit_ms / 1000)
         except Busy:  # no sign that the model is sick: the breaker hears nothing of it
@@ -442,3 +441,11 @@ async def _settled(before: asyncio.Future[None] | None) -> None:
 def _response(ranked: RankedList) -> TopicRecord:
     request_id = ranked.request_id or ""
     return TopicRecord(topics.RANK_RESPONSES, request_id.encode(), encode_json(RankResponse(request_id, ranked)))
+
+
+def _nobody_waits(task: RankTask) -> bool:
+    """Explanations, which a person asks for; old events that are caught up on; merges, which come with a checkpoint and all at
+    once. A fallback in time would be worth less than the ranker's own list."""
+    if task.request is not None:
+        return task.request.explain
+    return task.trigger == "identity" or task.now_ms - task.append_ms > DEFAULT_POLICY.catch_up_lag_ms

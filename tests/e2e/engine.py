@@ -83,7 +83,7 @@ class Engine:
 
     @property
     def restarts(self) -> int:
-        return self.stack.job_status(self.job_id).restarts
+        return self.stack.flink.rest.restarts(self.job_id)
 
 
 class Reader:

@@ -23,7 +23,7 @@ from trials.load import Load
 ITEMS = [item.item_id for item in load().items]
 # While a broker is away, kafka-python drops the sockets of its attempts to reach it.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-PATIENT = Limits(back_s=90, redis_back_s=30, settle_s=90, hot_ratio=20, hot_right_s=20)
+PATIENT = Limits(back_s=90, redis_back_s=30, settle_s=90, hot_ratio=200, hot_right_s=20)
 
 
 @pytest.fixture
@@ -70,7 +70,10 @@ def test_a_redis_that_comes_back_empty_stops_nothing(engine: Engine, arena: Aren
 
 
 def test_a_hot_user_does_not_starve_the_others(arena: Arena) -> None:
-    holds(hot_user(arena))
+    """The p99 of 200 events is their second worst, which a busy machine decides; who starves has a median to show for it."""
+    verdict = hot_user(arena)
+    holds(verdict)
+    assert verdict.figures["beside_p50_ms"] < 5 * verdict.figures["normal_p50_ms"]
 
 
 def test_a_restarted_broker_loses_nothing(arena: Arena, hands: LocalHands) -> None:

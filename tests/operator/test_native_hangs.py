@@ -73,15 +73,8 @@ def test_users_beside_a_hanging_model_have_a_fallback_in_time_and_the_rankers_li
         fallbacks.add(lists(rows)[0].fallback)
     assert hangs[0] == TIMES
     assert fallbacks <= {"model_timeout", "model_hangs", "model_busy"} and "model_timeout" in fallbacks
-    assert statistics.median(waits) < LIMIT_S + 0.010 + _overhead_s(harness)
+    assert statistics.median(waits) < HANG_US / 1e6, "they wait for the limit and not for the hang"
     wait_until(lambda: harness.operator._runner.hanging == 0)
     harness.operator._breaker.succeeded()
     (rows,) = harness.run(task("home"))
     assert lists(rows)[0].fallback is None
-
-
-def _overhead_s(harness: Harness) -> float:
-    """What the harness itself takes around a call: an event loop made and closed."""
-    started = time.perf_counter()
-    harness.run()
-    return time.perf_counter() - started

@@ -513,6 +513,18 @@ def test_a_line_that_is_too_long_falls_back_without_blaming_the_model(monkeypatc
         harness.operator.close()
 
 
+@pytest.mark.parametrize("waiting", [{"trigger": "identity"}, {"append_ms": NOW - 6_000}])
+def test_lists_that_nobody_waits_for_wait_their_turn(monkeypatch: pytest.MonkeyPatch, waiting: dict[str, Any]) -> None:
+    """Contract: merges and old events come in crowds; each gets the ranker's own list, a little later."""
+    harness, done = Harness(monkeypatch, model_limit_ms=1), threading.Event()
+    harness.bundle.during_score = lambda _state, _stop: done.wait(0.01)
+    try:
+        found = harness.run(*(task("home", key=f"u:{n}", **waiting) for n in range(20)))
+        assert {lists(rows)[0].fallback for rows in found} == {None}
+    finally:
+        harness.operator.close()
+
+
 def test_a_sick_model_is_left_alone_for_a_while(harness: Harness) -> None:
     harness.bundle.during_score = fail(RuntimeError())
     found = [lists(harness.run(task("home", list_no=n))[0])[0].fallback for n in range(1, 8)]

@@ -508,7 +508,29 @@ def test_a_duplicate_of_what_was_applied_before_the_login_is_not_forwarded() -> 
     assert on_topic(session.event(event_id="e2", user_id=None), topics.EVENTS) != []
 
 
+def test_a_timer_that_is_set_is_not_set_again() -> None:
+    """Contract: registering costs as much as a state access, and a user who clicks fast waits for one timer only."""
+    user = User()
+    user.event(event_id="e1")
+    assert [bool(user.event(event_id=f"e{n}").timers_ms) for n in range(2, 5)] == [True, False, False]
+
+
 # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_request_for_a_session_that_has_logged_in_is_the_users() -> None:
+    """Contract: whoever asks by the session's id gets a list from the state that the session was merged into."""
+    session, user = User("s:s1"), User("u:alice")
+    session.event(event_id="e1", user_id=None)
+    session.identity(Claim("s:s1", "u:alice", NOW))
+    outcome = session.request(user_id=None, session_id="s1")
+    assert outcome.task is None
+    (sent_on,) = on_topic(outcome, topics.RANK_REQUESTS)
+    assert sent_on.key == b"u:alice"
+    answered = user.send(
+        record(sent_on.value, "u:alice", topics.RANK_REQUESTS, via=sent_on.headers[headers.VIA].decode())
+    )
+    assert answered.task is not None and answered.task.key == "u:alice"
 
 
 def test_a_request_is_ranked_at_once() -> None:
@@ -694,6 +716,8 @@ def test_old_records_are_ranked_once_with_what_is_newest() -> None:
     user.advance(NOW + HOUR + 1_000)
     (task,) = user.tasks
     assert (task.surfaces, task.trigger, decode(task.state).event_no) == (["home"], "click", 300)
+    assert task.append_ms == NOW, "how old what waited is"
+    assert user.state.tail.waiting_since_ms == 0
 
 
 def test_after_catching_up_it_is_at_once_again() -> None:

@@ -167,6 +167,28 @@ def test_a_call_that_was_never_begun_is_told_apart_and_never_begins(runner: Runn
     assert runner.hanging == 0
 
 
+def test_under_overload_what_would_be_late_is_not_begun(runner: Runner) -> None:
+    """Contract: a healthy model that is asked for too much does useful work only, and nobody calls it sick."""
+    begun: list[int] = []
+
+    def work(_stop: Any) -> None:
+        begun.append(1)
+        time.sleep(0.02)
+
+    async def test() -> list[Any]:
+        for _ in range(30):  # so that the usual time is known
+            await runner.run(work, PLENTY_S)
+        begun.clear()
+        return await asyncio.gather(*(runner.run(work, 0.5) for _ in range(60)), return_exceptions=True)
+
+    found = run(test)
+    served = sum(one is None for one in found)
+    assert 0 < served < 60
+    assert {type(one) for one in found} == {type(None), Busy}
+    assert len(begun) <= served + 1
+    assert runner.hanging == 0
+
+
 def test_when_all_threads_hang_callers_are_told_at_once(runner: Runner, hang: Hang) -> None:
     async def test() -> None:
         await hung(runner, hang, times=3)

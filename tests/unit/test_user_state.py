@@ -149,6 +149,7 @@ _tails = st.builds(
     pending=st.lists(st.text(max_size=8), max_size=3),
     candidates=st.dictionaries(st.text(max_size=8), st.lists(st.text(max_size=8), max_size=3), max_size=3),
     released_ms=st.integers(0, 2**53),
+    waiting_since_ms=st.integers(0, 2**53),
 )
 
 

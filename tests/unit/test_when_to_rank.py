@@ -102,6 +102,17 @@ def test_waiting_does_not_move_the_timer() -> None:
     assert (state.tail.pending, state.tail.timer_ms) == (["home"], NOW + THROTTLE)
 
 
+@pytest.mark.parametrize(("lag_ms", "wait_ms"), [(0, 20), (20, 20), (300, 300), (5_000, 1_000)])
+def test_the_throttle_grows_with_the_lag(lag_ms: int, wait_ms: int) -> None:
+    """Contract: a job that is behind ranks each user less often, and one that is not loses nothing."""
+    state = on(home=NOW)
+    due(state, ["home"], NOW, NOW, POLICY)
+    early, late = NOW + wait_ms - 1, NOW + wait_ms
+    assert due(state, ["home"], early - lag_ms, early, POLICY) == []
+    assert state.tail.timer_ms == NOW + wait_ms
+    assert due(state, ["home"], late - lag_ms, late, POLICY) == ["home"]
+
+
 def test_after_the_throttle_it_is_at_once_again() -> None:
     state = on(home=NOW)
     due(state, ["home"], NOW, NOW, POLICY)
@@ -168,6 +179,8 @@ def test_more_old_records_do_not_move_the_timer() -> None:
         (0, NOW, 0),
         (NOW - THROTTLE, NOW, 0),
         (NOW - 5, NOW, NOW - 5 + THROTTLE),
+        (NOW - 5, NOW - 300, NOW - 5 + 300),
+        (NOW - 301, NOW - 300, 0),
         (0, NOW - LAG - 1, NOW + CATCH_UP),
     ],
 )

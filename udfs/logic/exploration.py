@@ -10,6 +10,7 @@ never makes a propensity wrong.
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import numpy as np
@@ -82,19 +83,21 @@ class BetaTables:
 
     def __init__(self, kept: int = _KEPT_TABLES) -> None:
         self._kept = kept
+        self._lock = threading.Lock()  # a ranking that hangs may come back while another one runs
         self._rows: dict[tuple[float, float], int] = {}
         self._log_cdf = np.empty((0, GRID), np.float32)
         self._density = np.empty((0, GRID), np.float32)
 
     def of(self, posteriors: Array) -> Tables:
         keys: list[tuple[float, float]] = list(map(tuple, posteriors.tolist()))
-        missing = [key for key in dict.fromkeys(keys) if key not in self._rows]
-        if len(self._rows) + len(missing) > self._kept:
-            self._rows, missing = {}, list(dict.fromkeys(keys))
-        if missing:
-            self._tabulate(missing)
-        rows = [self._rows[key] for key in keys]
-        return self._log_cdf.take(rows, axis=0), self._density.take(rows, axis=0)
+        with self._lock:
+            missing = [key for key in dict.fromkeys(keys) if key not in self._rows]
+            if len(self._rows) + len(missing) > self._kept:
+                self._rows, missing = {}, list(dict.fromkeys(keys))
+            if missing:
+                self._tabulate(missing)
+            rows = [self._rows[key] for key in keys]
+            return self._log_cdf.take(rows, axis=0), self._density.take(rows, axis=0)
 
     def _tabulate(self, missing: list[tuple[float, float]]) -> None:
         start = len(self._rows)

@@ -171,4 +171,4 @@ def _forget(state: UserState) -> None:
     state.history_no += 1
     state.session_start_ms = state.tail.session_last_ms = 0
     del state.seen[:]
-    state.tail.candidates, state.tail.pending = {}, []
+    state.tail.candidates, state.tail.pending, state.tail.waiting_since_ms = {}, [], 0

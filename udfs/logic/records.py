@@ -107,7 +107,7 @@ def at_timer(state: UserState, routing_key: str, timer_ms: int, now_ms: int, sta
         if now_ms - state.updated_ms >= rules.sessions.idle_ms:
             return _forgotten(state, routing_key, outcome)
         state.tail.idle_timer_h = 0
-    user = _User(state, routing_key, now_ms, stamp, rules, outcome, now_ms)
+    user = _User(state, routing_key, now_ms, stamp, rules, outcome, state.tail.waiting_since_ms or now_ms)
     if state.tail.timer_ms and timer_ms >= state.tail.timer_ms:
         trigger = state.tail.pending_trigger or "event"
         user.finish(overdue(state, now_ms), trigger, emit=True)
@@ -134,6 +134,7 @@ class _User:
     ) -> None:
         self.state, self.key, self.stamp, self.rules, self.outcome = state, key, stamp, rules, outcome
         self.now_ms, self.append_ms = now_ms, append_ms
+        self._timer_ms = state.tail.timer_ms  # set by an earlier record, and still set where it lies ahead
 
     def event(self, record: Record) -> None:
         event = parse_event(record.value)
@@ -141,8 +142,7 @@ class _User:
             self._reject(record, event)
             return
         body_key = user_key(event.user_id, event.session_id)
-        forwarded = record.via == ALIAS and event.user_id is None and self.key.startswith(USER_PREFIX)
-        if body_key != self.key and not forwarded:
+        if body_key != self.key and not self._forwarded(record, event.user_id):
             self._put_back(record, body_key, REROUTE)
             return
         state, at = self.state, _position(record)
@@ -210,8 +210,12 @@ class _User:
             self._answer(request.request_id, error=missing)
             return
         body_key = user_key(request.user_id, request.session_id)
-        if body_key != self.key:
+        if body_key != self.key and not self._forwarded(record, request.user_id):
             self._put_back(record, body_key, REROUTE, request.request_id)
+            return
+        alias = identity.alias_of(self.state, self.now_ms) if is_anonymous(self.key) else None
+        if alias is not None:
+            self._put_back(record, alias, ALIAS, request.request_id)
             return
         if request.reply_by_ms is not None and request.reply_by_ms < self.now_ms:
             self.outcome.count("requests_expired")
@@ -300,7 +304,7 @@ class _User:
         if not surfaces and not tail.pending and tail.timer_ms <= self.now_ms:
             tail.timer_ms = refresh_at(self.state, self.append_ms, self.now_ms, self.rules.ranking)
         waiting = tail.timer_ms > self.now_ms
-        if waiting:
+        if waiting and tail.timer_ms != self._timer_ms:
             self.outcome.timers_ms.append(tail.timer_ms)
         self.finish(surfaces, trigger, emit=bool(surfaces) or not waiting)
 
@@ -319,6 +323,10 @@ class _User:
         count_record(self.state, at)
         not_applied(self.state, rejected.reason.value, at, id_hash(rejected.event_id) if rejected.event_id else None)
         self._refresh()
+
+    def _forwarded(self, record: Record, user_id: str | None) -> bool:
+        """Whether the record was anonymous and comes from a key that belongs to this user by now."""
+        return record.via == ALIAS and user_id is None and self.key.startswith(USER_PREFIX)
 
     def _put_back(self, record: Record, key: str, via: str, request_id: str | None = None) -> None:
         """Send the record on under another key; a record that has been sent on before and still does not fit is dead."""
