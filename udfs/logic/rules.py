@@ -51,6 +51,12 @@ def removed(policy: Policy, sources: list[str], question: Question) -> dict[int,
                 left[source] -= 1
                 if left[source] < 0:
                     found[place] = QUOTA
+    return taken_out(policy, question) | found
+
+
+def taken_out(policy: Policy, question: Question) -> dict[int, str]:
+    """Places that the policy's rules remove, and which rule was the first to."""
+    found: dict[int, str] = {}
     for rule in policy.rules:
         name = str(rule.__struct_config__.tag)
         for place in _removes(rule, question):
