@@ -43,19 +43,21 @@ class ByScore:
 
 class ByMmr:
     def __init__(self, relevance: float, scores: Array, likeness: Array) -> None:
-        self._relevance, self._likeness = relevance, likeness
         self._wanted = relevance * scaled(scores)
-        self._nearest = np.zeros(len(scores))
-        self._taken = False
+        self._costs = (1 - relevance) * likeness
+        self._nearest: Array | None = None  # the likeness to the only one above may be negative
 
     def gains(self) -> Array:
-        return self._wanted - (1 - self._relevance) * self._nearest
+        if self._nearest is None:
+            return self._wanted
+        gains: Array = self._wanted - self._nearest
+        return gains
 
     def take(self, place: int) -> None:
-        if self._taken:
-            np.maximum(self._nearest, self._likeness[place], out=self._nearest)
-        else:  # the likeness to the only one above may be negative
-            self._nearest, self._taken = self._likeness[place].copy(), True
+        if self._nearest is None:
+            self._nearest = self._costs[place].copy()
+        else:
+            np.maximum(self._nearest, self._costs[place], out=self._nearest)
 
 
 class ByDpp:
@@ -65,19 +67,16 @@ class ByDpp:
         between = scaled(scores)
         quality = np.exp(relevance * (between - 1))
         self._kernel = quality[:, None] * quality * likeness
-        self._left = self._kernel.diagonal().copy()
+        self._left: Array = self._kernel.diagonal() + _SPENT * between  # what is spanned already comes last, by score
         self._rows = np.zeros((most, len(scores)))
         self._count = 0
-        self._tie = _SPENT * between
 
     def gains(self) -> Array:
-        """What is left of each; what is spanned already comes last, by score."""
-        gains: Array = np.maximum(self._left, _SPENT) + self._tie
-        return gains
+        return self._left
 
     def take(self, place: int) -> None:
         left = self._left[place]
-        if left <= _SPENT or self._count == len(self._rows):
+        if left <= 2 * _SPENT or self._count == len(self._rows):
             return
         above = self._rows[: self._count]
         row = self._kernel[place] - above[:, place] @ above
