@@ -194,8 +194,7 @@ def look_up(
     found.removed = removed(policy, sources, question)
     found.feature_ids = world.features.ids
     found.features = np.full((len(item_ids), len(found.feature_ids)), np.nan, np.float32)
-    keep = _kept(found)
-    if keep and found.feature_ids:
+    if found.feature_ids and (keep := _kept(found)):
         found.features[keep] = world.features.fetch([item_ids[place] for place in keep], now_ms)
     for name in sorted(_grouped_by(policy)):
         found.groups[name] = _codes(_groups(list(map(world.catalogue.get, item_ids)), name))
@@ -225,7 +224,9 @@ def finish(
     item_ids, sources, counts = gathered.item_ids, gathered.sources, _counts(gathered)
     keep = _kept(gathered)
     scores = np.full(len(item_ids), np.nan, np.float32)
-    outcomes = [gathered.removed.get(place, NOT_SHOWN) for place in range(len(item_ids))]
+    outcomes = [NOT_SHOWN] * len(item_ids)
+    for place, reason in gathered.removed.items():
+        outcomes[place] = reason
     if not keep:
         return Slate([], counts, stages.stage_ms, None, Considered(gathered, scores, outcomes, Filled()))
     history = encode_history(state)
@@ -236,8 +237,8 @@ def finish(
     filled = _fill(gathered, keep, scores[keep], ranker, world, k)
     filled.candidates = [keep[place] for place in filled.candidates]
     items = []
-    for place in filled.candidates:
-        items.append(RankedItem(item_ids[place], round(float(scores[place]), 6), sources[place]))
+    for place, score in zip(filled.candidates, scores[filled.candidates].tolist()):
+        items.append(RankedItem(item_ids[place], round(score, 6), sources[place]))
         outcomes[place] = SHOWN
     if len(items) < min(k, len(keep)):
         counts["places_unfilled"] = min(k, len(keep)) - len(items)
@@ -275,7 +276,8 @@ def _fill(gathered: Gathered, keep: list[int], scores: Scores, ranker: Ranker, w
 
 
 def _kept(gathered: Gathered) -> list[int]:
-    return [place for place in range(len(gathered.item_ids)) if place not in gathered.removed]
+    gone = gathered.removed
+    return [place for place in range(len(gathered.item_ids)) if place not in gone]
 
 
 def _counts(gathered: Gathered) -> dict[str, int]:
