@@ -74,6 +74,8 @@ class _Filling:
         self._caps = [_Capped(cap, pool.groups[cap.by]) for cap in policy.caps]
         self._ends = {cap.within + 1 for cap in policy.caps}
         self._slots = policy.slot_at()
+        stability = policy.stability
+        self._held_until = stability.top + stability.moves if stability is not None else 0
         self._found = Filled()
 
     def run(self) -> Filled:
@@ -108,7 +110,7 @@ class _Filling:
             and (paid := np.where(pool.groups["sponsored"] >= 0, gains, -np.inf)).max() > -np.inf
         ):
             best, name = int(np.argmax(paid)), SPONSORED
-        elif self._policy.stability is not None and pool.previous is not None:
+        elif pool.previous is not None and place <= self._held_until:
             best, name = _held(self._policy.stability, pool.previous, gains, place)
         self._take(place, best, name, 1.0)
 
@@ -132,8 +134,9 @@ class _Filling:
         found.propensities.append(propensity)
 
 
-def _held(stability: Stability, previous: Codes, gains: Array, place: int) -> tuple[int, str]:
+def _held(stability: Stability | None, previous: Codes, gains: Array, place: int) -> tuple[int, str]:
     """What may not sink further of what stood near the top before, first; then the best of what may rise so far."""
+    assert stability is not None  # else nothing is held
     was = previous + 1
     near = (gains > -np.inf) & (was > 0) & (was <= stability.top)
     due = np.flatnonzero(near & (was <= place - stability.moves))
