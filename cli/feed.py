@@ -14,10 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.connecting import connections, fail, out, plainly
+from cli.explaining import How, how_of_newest, how_view
 from client.dead_letters import printable
 from client.feed import RankedFeed
 from client.feed_core import FeedAnswer
 from client.requests import RankRequester
+from schemas.keys import user_key
 from schemas.ranking import DEFAULT_SURFACE, Contribution, RankedList, Receipt
 
 _WATCH_S = 0.2
@@ -72,13 +74,14 @@ def explain(
     surface: Surface = DEFAULT_SURFACE,
     k: Annotated[int, typer.Option("-k", help="How many items.", min=1, max=50)] = 10,
     session: Session = False,
-    limit_ms: Annotated[int, typer.Option(help="How long to wait for the engine.", min=1)] = 5_000,
+    limit_ms: Annotated[int, typer.Option(help="How long to wait for the engine, and for the log.", min=1)] = 5_000,
+    bundles: Annotated[str, typer.Option(help="Folder of model bundles; default: the shipped ones.")] = "",
     json: Json = False,
 ) -> None:
-    """Say why a user's list is as it is: each item's score, its source, and which actions moved it by how much.
+    """Say why a user's list is as it is: which actions moved each item's score by how much, and how its places were filled.
 
     The engine ranks the items of the current list once more, with and without each action of the session; nothing is
-    published.
+    published. Sources, scores by task, slots, propensities and what diversity gave up come from the list's decision record.
 
     Example:
 
@@ -101,12 +104,19 @@ def explain(
                 timeout_ms=limit_ms,
                 explain=True,
             )
+        key = user_key(known, anonymous)
+        how = how_of_newest(key, surface, now.list.list_id, limit_ms / 1000, bundles) if now.list is not None else None
     if json:
-        out.print_json(msgspec.json.encode(ranked).decode())
+        body = msgspec.to_builtins(ranked) | ({"how": msgspec.to_builtins(how)} if isinstance(how, How) else {})
+        out.print_json(msgspec.json.encode(body).decode())
         return
     if now.list is None:
         out.print(f"{printable(user.encode())} has no list on {surface}: this explains the popular one.", markup=False)
     out.print(explanation(user, ranked))
+    if isinstance(how, How):
+        out.print(how_view(how, k))
+    elif how is not None:
+        out.print(how, markup=False)
 
 
 def feed_view(user: str, surface: str, k: int, answer: FeedAnswer) -> RenderableType:

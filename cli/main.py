@@ -11,6 +11,7 @@ from cli import (
     dead_letters,
     doctor,
     experiments,
+    explaining,
     features,
     feed,
     importing,
@@ -44,6 +45,7 @@ app.command("replay-log")(importing.replay_log)
 app.command("feed")(feed.feed)
 app.command("backfill")(backfill.backfill)
 app.command("explain")(feed.explain)
+app.command("why-not")(explaining.why_not)
 app.command("trace")(trace.trace)
 app.command("doctor")(doctor.doctor)
 app.command("load")(load.load)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from models.bundle import Bundle
 from models.store import SHIPPED, LoadedBundle
 from models.vocabulary import Describe
-from schemas.decision import Decision
+from schemas.decision import ROWS, Decision
 from schemas.policy import Policy
+from schemas.user_state import decode
 from udfs.logic.replay import Replayed, replay, with_policy
 from udfs.logic.slate import Slate, World
 
@@ -35,6 +38,28 @@ class Bundles:
         """Raises BundleError, CannotReplay."""
         bundle = self.of(decision)
         return replay(decision, bundle, policy, bundle.history_encoder(decision.key, decision.now_ms, None))
+
+    def task_scores(self, decision: Decision) -> dict[str, list[float]]:
+        """For each task the score of every candidate by that task alone, without the popularity prior; NaN where none was scored.
+
+        Raises BundleError.
+        """
+        bundle = self.of(decision)
+        return {task: self._by(decision, bundle, {task: 1.0}) for task in bundle.tasks}
+
+    def _by(self, decision: Decision, bundle: LoadedBundle, weights: dict[str, float]) -> list[float]:
+        state = decode(decision.state)
+        scored = ~np.isnan(decision.candidates.score_column())
+        rows = np.frombuffer(decision.inputs[ROWS], "<i4").astype(np.int32)[scored]
+        history = bundle.history_encoder(decision.key, decision.now_ms, None)(state)
+        alone, nothing = (
+            bundle.score(state, history, rows, decision.now_ms, decision.surface, None, by)
+            for by in (weights, {"": 1.0})
+        )
+        found = np.full(len(scored), np.nan)
+        found[scored] = alone - nothing
+        listed: list[float] = found.tolist()
+        return listed
 
     def with_policy(self, decision: Decision, world: World) -> Slate:
         """Raises BundleError, CannotReplay."""

@@ -74,6 +74,7 @@ class LoadedBundle:
         self._vocabulary, self._describe = bundle.vocabulary, describe
         self._popularity = bundle.popularity
         self._scorer = open_scorer(bundle, describe=describe)
+        self.tasks = bundle.manifest.tasks
         self._retriever = Retriever(bundle)
         self._vectors = bundle.embedding
         self.feature_ids = [registry().get(name).id for name in ITEM_COUNTERS]

@@ -138,7 +138,7 @@ class Explore(_Part, frozen=True, tag_field="kind", tag="explore"):
     places: Annotated[list[Place], Meta(min_length=1)]
     policy: Literal["thompson", "ucb", "epsilon_greedy", "softmax"]
     floor: Share = 0.0
-    pool: Annotated[int, Meta(ge=2, le=LAST_PLACE)] = 50
+    pool: Annotated[int, Meta(ge=2, le=LAST_PLACE)] = 20
     epsilon: Share = 0.1  # of epsilon_greedy: the share of draws that ignore the score
     temperature: Annotated[float, Meta(gt=0)] = 1.0  # of softmax over scores
     bonus: Annotated[float, Meta(ge=0)] = 1.0  # of ucb: how much uncertainty is worth

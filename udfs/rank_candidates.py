@@ -44,7 +44,7 @@ from udfs.breaker import Breaker
 from udfs.item_features_replica import ItemFeaturesReplica
 from udfs.logic.decisions import Asked, decision_record, list_id_of, seed_of
 from udfs.logic.exploration import BetaTables
-from udfs.logic.rules import hidden
+from udfs.logic.rules import Question, taken_out
 from udfs.logic.session_features import session_features
 from udfs.logic.sessions import freshness
 from udfs.logic.slate import Slate, World, explain, rank
@@ -357,12 +357,12 @@ class RankCandidates(AsyncFunction):
             return slate
 
         if self._breaker.is_open:
-            return self._fall_back(state, task.key, surface, bundle, k, requested), "model_breaker"
+            return self._fall_back(task, state, world, surface, bundle, k, requested), "model_breaker"
         limit_ms = self._settings.patient_limit_ms if _nobody_waits(task) else self._settings.model_limit_ms
         try:
             slate = await self._runner.run(work, limit_ms / 1000)
         except Busy:  # no sign that the model is sick: the breaker hears nothing of it
-            return self._fall_back(state, task.key, surface, bundle, k, requested), "model_busy"
+            return self._fall_back(task, state, world, surface, bundle, k, requested), "model_busy"
         except TimedOut:
             reason = "model_timeout"
         except NoThreadLeft:
@@ -374,19 +374,30 @@ class RankCandidates(AsyncFunction):
             self._breaker.succeeded()
             return slate, None
         self._breaker.failed()
-        return self._fall_back(state, task.key, surface, bundle, k, requested), reason
+        return self._fall_back(task, state, world, surface, bundle, k, requested), reason
 
     def _fall_back(
-        self, state: UserState, key: str, surface: str, bundle: LoadedBundle, k: int, requested: list[str] | None
+        self,
+        task: RankTask,
+        state: UserState,
+        world: World,
+        surface: str,
+        bundle: LoadedBundle,
+        k: int,
+        requested: list[str] | None,
     ) -> Slate:
-        """The last good list of this surface, or the popular items; the caller's candidates by popularity."""
-        unwanted = self._replica.unavailable | hidden(state)
+        """The last good list of this surface, or the popular items; the caller's candidates by popularity. Without what the
+        policy's rules remove: what is blocked must not come back because the ranker is slow."""
         if requested is not None:
             items = bundle.popular_first(list(dict.fromkeys(requested)))
         else:
-            last = self._last_good.get((key, surface))
+            last = self._last_good.get((task.key, surface))
             items = last.items if last is not None and last.items else bundle.popular
-        kept = [item for item in items if item.item_id not in unwanted][:k]
+        question = Question(
+            state, [item.item_id for item in items], None, world.unavailable, world.catalogue, task.now_ms
+        )
+        unwanted = taken_out(world.policy, question)
+        kept = [item for place, item in enumerate(items) if place not in unwanted][:k]
         return Slate(kept, {"fallback": len(kept)}, {})
 
     def _remember(self, key: str, surface: str, items: list[RankedItem], event_no: int) -> None:

@@ -14,7 +14,7 @@ import pytest
 from schemas import topics
 from schemas.connections import Connections
 from schemas.decision import Decision, decode_decision
-from schemas.policy import DEFAULT, Explore, Policy, Stability
+from schemas.policy import DEFAULT, Blocked, Explore, Policy, Stability
 from schemas.ranking import (
     RankedList,
     RankRequest,
@@ -678,6 +678,13 @@ def test_a_list_is_held_to_the_one_before_until_something_happens(harness: Harne
     assert held[1:3] == before[1:3]
     moved = names(lists(harness.run(task("home", list_no=3, state=user("item-1", "item-2")))[0])[0])
     assert moved[:3] == ["item-1", "item-2", "item-3"]
+
+
+def test_what_a_policy_blocks_does_not_come_back_with_a_fallback(harness: Harness) -> None:
+    harness.policies.in_force["home"] = Policy(version="home-2", rules=(Blocked(items=["item-2", "item-4"]),))
+    harness.bundle.during_score = fail(RuntimeError())
+    found = lists(harness.run(task("home"))[0])[0]
+    assert (found.fallback, names(found)) == ("model_error", ["item-1", "item-3", "item-5"])
 
 
 # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -135,7 +135,7 @@ def slate() -> Slate:
     gathered = Gathered(
         ["a", "b", "c", "d"], ["popular"] * 4, {1: "out_of_stock"}, np.arange(4, dtype=np.int32), ROWS, FEATURES
     )
-    filled = Filled([2, 3], [EXPLOIT] * 2, [1.0, 1.0], [0.0, 0.0])
+    filled = Filled([2, 3], [EXPLOIT] * 2, [1.0, 1.0])
     full = Considered(gathered, SCORES, [NOT_SHOWN, "out_of_stock", SHOWN, SHOWN], filled)
     return Slate([RankedItem("c", 0.3, "popular"), RankedItem("d", 0.2, "popular")], {}, {}, considered=full)
 

@@ -227,12 +227,14 @@ def test_equal_arms_have_equal_chances() -> None:
     assert chance == pytest.approx([0.02] * 50, abs=1e-12)
 
 
-def test_tables_that_were_not_used_for_long_are_forgotten() -> None:
-    tables = BetaTables(kept=2)
-    first, second, third = (np.array([[1.0, float(n)]]) for n in (2, 3, 4))
-    for one in (first, second, first, third):
-        tables.of(one)
-    assert list(tables._tables) == [(1.0, 2.0), (1.0, 4.0)]
+def test_tables_make_room_for_new_ones_and_stay_right() -> None:
+    """Contract: whatever was forgotten in between, what comes out is the table of each posterior asked for."""
+    rng, tables = np.random.default_rng(1), BetaTables(kept=6)
+    for _ in range(40):
+        asked = rng.integers(1, 12, (int(rng.integers(1, 9)), 2)).astype(np.float64)
+        for found, wanted in zip(tables.of(asked), beta_tables(asked)):
+            np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+    assert len(tables._log_cdf) <= 18
 
 
 def test_uniforms_are_uniform_and_places_independent() -> None:

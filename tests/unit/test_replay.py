@@ -70,13 +70,13 @@ def made(bundle: LoadedBundle, state: UserState, policy: Policy, number: int, re
     )
     encoder = bundle.history_encoder(key, NOW_MS, None)
     slate = rank(
-        state, bundle, world, encoder, surface="home", k=12, limit=40, now_ms=NOW_MS, stop=None, requested=requested
+        state, bundle, world, encoder, surface="home", k=6, limit=40, now_ms=NOW_MS, stop=None, requested=requested
     )
     receipt = Receipt(freshness(state), bundle.version, bundle.name, policy.version, {}, {}, {}, {})
     list_id = list_id_of(key, "home", 1, number, slate.items)
     ranked = RankedList(list_id, key, "home", 1, number, NOW_MS, slate.items, receipt, "click")
     task = RankTask(key, ["home"], 1, number, NOW_MS, "click", encode(state), None, NOW_MS)
-    asked = Asked(12, 40, requested is not None)
+    asked = Asked(6, 40, requested is not None)
     return decode_decision(encode_decision(decision_record(task, ranked, slate, asked, "here", 1.0)))
 
 

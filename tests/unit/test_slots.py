@@ -11,7 +11,7 @@ from schemas.decision import EXPLOIT
 from schemas.policy import Cap, Dpp, Mmr, Pinned, Policy, Sponsored, Stability
 from udfs.logic.diversity import ALIKE, likeness_of_groups, likeness_of_vectors, scaled
 from udfs.logic.exploration import BetaTables
-from udfs.logic.slots import HELD, PINNED, SPONSORED, Filled, Pool, fill
+from udfs.logic.slots import HELD, PINNED, SPONSORED, Filled, Pool, fill, given_up
 
 SCORES = np.array([5.0, 4.0, 3.0, 2.0, 1.0])
 
@@ -63,13 +63,14 @@ def test_a_dpp_that_has_spanned_everything_goes_on_by_score() -> None:
 def test_full_relevance_is_the_order_of_scores() -> None:
     pool = Pool(SCORES, likeness=likeness_of_vectors(vectors(1, 5)))
     found = filled(policy(diversity=Mmr(relevance=1.0)), pool)
-    assert (found.candidates, found.prices, found.slots) == ([0, 1, 2, 3, 4], [0.0] * 5, [EXPLOIT] * 5)
+    assert (found.candidates, found.slots) == ([0, 1, 2, 3, 4], [EXPLOIT] * 5)
+    assert given_up(SCORES, found.candidates) == [0.0] * 5
 
 
 def test_diversity_says_what_it_cost() -> None:
     pool = Pool(SCORES, likeness=likeness_of_groups(np.array([0, 0, 0, 1, -1])))
     found = filled(policy(diversity=Mmr(relevance=0.4)), pool, 3)
-    assert (found.candidates, found.prices) == ([0, 3, 4], [0.0, 2.0, 3.0])
+    assert (found.candidates, given_up(SCORES, found.candidates)) == ([0, 3, 4], [0.0, 2.0, 3.0])
 
 
 def test_a_score_that_is_no_number_does_not_stretch_the_scale() -> None:

@@ -112,7 +112,7 @@ def _only_shown(full: Considered) -> Considered:
         all_.features[shown],
         all_.feature_ids,
     )
-    filled = Filled(list(range(len(shown))), full.filled.slots, full.filled.propensities, full.filled.prices)
+    filled = Filled(list(range(len(shown))), full.filled.slots, full.filled.propensities)
     return Considered(gathered, full.scores[shown], [SHOWN] * len(shown), filled)
 
 
@@ -129,5 +129,5 @@ def _of_fallback(ranked: RankedList) -> Considered:
         [],
     )
     scores = np.array([item.score for item in items], np.float32)
-    filled = Filled(list(range(count)), [FALLBACK] * count, [float("nan")] * count, [0.0] * count)
+    filled = Filled(list(range(count)), [FALLBACK] * count, [float("nan")] * count)
     return Considered(gathered, scores, [SHOWN] * count, filled)

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from schemas.policy import Dpp, Mmr
 
-Array = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]  # of floats; likeness in half the room where it comes from vectors
 Codes = npt.NDArray[np.int64]
 
 ALIKE = 0.9  # likeness of two items of one subcategory, where subcategories are what is compared
@@ -43,47 +43,47 @@ class ByScore:
 
 class ByMmr:
     def __init__(self, relevance: float, scores: Array, likeness: Array) -> None:
-        self._relevance, self._likeness = relevance, likeness
         self._wanted = relevance * scaled(scores)
-        self._nearest = np.zeros(len(scores))
-        self._taken = False
+        self._costs = (1 - relevance) * likeness
+        self._nearest: Array | None = None  # the likeness to the only one above may be negative
 
     def gains(self) -> Array:
-        return self._wanted - (1 - self._relevance) * self._nearest
+        if self._nearest is None:
+            return self._wanted
+        gains: Array = self._wanted - self._nearest
+        return gains
 
     def take(self, place: int) -> None:
-        if self._taken:
-            np.maximum(self._nearest, self._likeness[place], out=self._nearest)
-        else:  # the likeness to the only one above may be negative
-            self._nearest, self._taken = self._likeness[place].copy(), True
+        if self._nearest is None:
+            self._nearest = self._costs[place].copy()
+        else:
+            np.maximum(self._nearest, self._costs[place], out=self._nearest)
 
 
 class ByDpp:
     """Greedy MAP of a DPP by incremental Cholesky: the kernel is q_i q_j likeness_ij, and `_left` its remaining diagonal."""
 
     def __init__(self, relevance: float, scores: Array, likeness: Array, most: int) -> None:
-        self._quality = np.exp(relevance * (scaled(scores) - 1))
-        self._likeness = likeness
-        self._left = self._quality**2 * np.diagonal(likeness)
+        between = scaled(scores)
+        quality = np.exp(relevance * (between - 1))
+        self._kernel = quality[:, None] * quality * likeness
+        self._left: Array = self._kernel.diagonal() + _SPENT * between  # what is spanned already comes last, by score
         self._rows = np.zeros((most, len(scores)))
         self._count = 0
-        self._tie = 1e-6 * scaled(scores)
 
     def gains(self) -> Array:
-        """Logs; what is spanned already comes last, by score."""
-        gains: Array = np.log(np.maximum(self._left, _SPENT)) + self._tie
-        return gains
+        return self._left
 
     def take(self, place: int) -> None:
         left = self._left[place]
-        if left <= _SPENT or self._count == len(self._rows):
+        if left <= 2 * _SPENT or self._count == len(self._rows):
             return
         above = self._rows[: self._count]
-        row = self._quality[place] * self._quality * self._likeness[place] - above[:, place] @ above
+        row = self._kernel[place] - above[:, place] @ above
         row /= np.sqrt(left)
         self._rows[self._count] = row
         self._count += 1
-        self._left = self._left - row**2
+        self._left -= row * row
 
 
 def worth(method: Mmr | Dpp | None, scores: Array, likeness: Array | None, most: int) -> Worth:
@@ -99,7 +99,7 @@ def likeness_of_vectors(vectors: npt.NDArray[np.float32]) -> Array:
     """(n, n) cosines; a vector of zeros is like nothing but itself."""
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
     unit = vectors / np.where(lengths > 0, lengths, 1)[:, None]
-    cosines: Array = (unit @ unit.T).astype(np.float64)
+    cosines: Array = unit @ unit.T
     np.fill_diagonal(cosines, 1.0)
     return cosines
 

@@ -10,7 +10,7 @@ never makes a propensity wrong.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+import threading
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from schemas.policy import Explore
 
 Array = npt.NDArray[np.float64]
-Tables = tuple[Array, Array]  # log CDF and density times step, each (n, GRID)
+Tables = tuple[Any, Any]  # log CDF and density times step, floats, each (n, GRID)
 
 # θ = sin²(φ/2): in φ every Beta of strength n is about as wide as 1/√n, wherever its mean is, so that one grid serves all.
 GRID = 512
@@ -29,8 +29,8 @@ _LOG_SIN, _LOG_COS = np.log(np.sin(_PHI / 2)), np.log(np.cos(_PHI / 2))
 _COT, _TAN = 1 / np.tan(_PHI / 2), np.tan(_PHI / 2)
 # A Beta of this strength is 1.6 steps of the grid wide (1 σ); a narrower one is widened to it, which keeps its mean.
 STRENGTH_CAP = 10_000.0
-_KEPT_TABLES = 4_096  # 8 KB each
-_TINY = -700.0  # a log below it is no chance at all
+_KEPT_TABLES = 8_192  # 4 KB each
+_TINY = -80.0  # a log below it is no chance at all
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -71,30 +71,42 @@ def ucb1(posteriors: Array, bonus: float) -> Array:
 def thompson(log_cdf: Array, density: Array) -> Array:
     """(n,) the chance of each arm to have the highest draw: ∫ fᵢ(θ) Π_{j≠i} Fⱼ(θ) dθ (Thompson 1933)."""
     others = log_cdf.sum(axis=0) - log_cdf  # (n, GRID)
-    won = (density * np.exp(np.maximum(others, _TINY))).sum(axis=1)
+    np.exp(np.maximum(others, _TINY, out=others), out=others)
+    others *= density
+    won = others.sum(axis=1).astype(np.float64)
     drawn: Array = won / won.sum()
     return drawn
 
 
 class BetaTables:
-    """Log CDFs and densities of Beta posteriors on the grid; kept until they are the least lately used of many."""
+    """Log CDFs and densities of Beta posteriors on the grid, each a row of one table; a table that is full is begun anew."""
 
     def __init__(self, kept: int = _KEPT_TABLES) -> None:
         self._kept = kept
-        self._tables: OrderedDict[tuple[float, float], tuple[Array, Array]] = OrderedDict()
+        self._lock = threading.Lock()  # a ranking that hangs may come back while another one runs
+        self._rows: dict[tuple[float, float], int] = {}
+        self._log_cdf = np.empty((0, GRID), np.float32)
+        self._density = np.empty((0, GRID), np.float32)
 
     def of(self, posteriors: Array) -> Tables:
         keys: list[tuple[float, float]] = list(map(tuple, posteriors.tolist()))
-        missing = [key for key in dict.fromkeys(keys) if key not in self._tables]
-        if missing:
-            for key, log_cdf, density in zip(missing, *beta_tables(np.array(missing))):
-                self._tables[key] = (log_cdf, density)
-        found = [self._tables[key] for key in keys]
-        for key in keys:
-            self._tables.move_to_end(key)
-        while len(self._tables) > self._kept:
-            self._tables.popitem(last=False)
-        return np.stack([one[0] for one in found]), np.stack([one[1] for one in found])
+        with self._lock:
+            missing = [key for key in dict.fromkeys(keys) if key not in self._rows]
+            if len(self._rows) + len(missing) > self._kept:
+                self._rows, missing = {}, list(dict.fromkeys(keys))
+            if missing:
+                self._tabulate(missing)
+            rows = [self._rows[key] for key in keys]
+            return self._log_cdf.take(rows, axis=0), self._density.take(rows, axis=0)
+
+    def _tabulate(self, missing: list[tuple[float, float]]) -> None:
+        start = len(self._rows)
+        end = start + len(missing)
+        if end > len(self._log_cdf):
+            more = np.empty((max(end, 2 * start) - len(self._log_cdf), GRID), np.float32)
+            self._log_cdf, self._density = (np.concatenate((one, more)) for one in (self._log_cdf, self._density))
+        self._log_cdf[start:end], self._density[start:end] = beta_tables(np.array(missing))
+        self._rows.update(zip(missing, range(start, end)))
 
 
 def beta_tables(posteriors: Array) -> Tables:

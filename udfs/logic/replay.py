@@ -66,7 +66,8 @@ def with_policy(
     return _finished(decision, gathered, ranker, world, encode_history)
 
 
-def _as_recorded(decision: Decision) -> Gathered:
+def require_all(decision: Decision) -> None:
+    """Raises CannotReplay where the record is not of the ranker's own list with all its candidates."""
     if decision.fallback is not None:
         raise CannotReplay(
             f"List {decision.list_id} is a fallback ({decision.fallback}), which the ranker did not make: nothing can be replayed."
@@ -75,6 +76,10 @@ def _as_recorded(decision: Decision) -> Gathered:
         raise CannotReplay(
             f"Of list {decision.list_id} only the items shown are recorded: raise the job's --decisions-share to replay such lists."
         )
+
+
+def _as_recorded(decision: Decision) -> Gathered:
+    require_all(decision)
     found = decision.candidates
     n = len(found)
     outcomes = [found.outcome(place) for place in range(n)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ _HIDDEN = frozenset([ACTIONS["hide"]])
 _DAY_MS = 86_400_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Question:
     """What rules look at. `seen_hashes` None: the candidates are the caller's, whom `seen` and `bought` spare."""
 
@@ -32,6 +33,12 @@ class Question:
     unavailable: Container[str]
     catalogue: Mapping[str, Item]
     now_ms: int
+
+    @cached_property
+    def known(self) -> list[tuple[int, Item]]:
+        """What the catalogue knows of the candidates, by place."""
+        found = map(self.catalogue.get, self.item_ids)
+        return [(place, item) for place, item in enumerate(found) if item is not None]
 
 
 def removed(policy: Policy, sources: list[str], question: Question) -> dict[int, str]:
@@ -44,6 +51,12 @@ def removed(policy: Policy, sources: list[str], question: Question) -> dict[int,
                 left[source] -= 1
                 if left[source] < 0:
                     found[place] = QUOTA
+    return taken_out(policy, question) | found
+
+
+def taken_out(policy: Policy, question: Question) -> dict[int, str]:
+    """Places that the policy's rules remove, and which rule was the first to."""
+    found: dict[int, str] = {}
     for rule in policy.rules:
         name = str(rule.__struct_config__.tag)
         for place in _removes(rule, question):
@@ -73,23 +86,18 @@ def _removes(rule: Rule, question: Question) -> list[int]:
     if isinstance(rule, Blocked):
         items, sellers = set(rule.items), set(rule.sellers)
         found = _places(ids, items)
-        return found + [n for n, item in _known(question) if item.seller is not None and item.seller in sellers]
+        return found + [n for n, item in question.known if item.seller in sellers] if sellers else found
     if isinstance(rule, PriceBand):
         most = float("inf") if rule.most is None else rule.most
-        return [n for n, item in _known(question) if item.price is not None and not rule.least <= item.price <= most]
+        least = rule.least
+        return [n for n, item in question.known if item.price is not None and not least <= item.price <= most]
     if isinstance(rule, AgeLimit):
-        return [n for n, item in _known(question) if item.min_age is not None and item.min_age > rule.up_to]
+        return [n for n, item in question.known if item.min_age is not None and item.min_age > rule.up_to]
     return []  # caps wait for the places: udfs.logic.slots
 
 
 def _places(item_ids: list[str], unwanted: Container[str]) -> list[int]:
     return [place for place, item_id in enumerate(item_ids) if item_id in unwanted]
-
-
-def _known(question: Question) -> list[tuple[int, Item]]:
-    """What the catalogue knows of the candidates."""
-    found = map(question.catalogue.get, question.item_ids)
-    return [(place, item) for place, item in enumerate(found) if item is not None]
 
 
 def _seen_often(rule: Seen, question: Question) -> list[int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -186,7 +187,7 @@ def look_up(
     question = Question(state, item_ids, hashes, world.unavailable, world.catalogue, now_ms)
     found.removed = removed(policy, sources, question)
     for name in sorted(_grouped_by(policy)):
-        found.groups[name] = _codes([_group(world.catalogue.get(one), name) for one in item_ids])
+        found.groups[name] = _codes(_groups(list(map(world.catalogue.get, item_ids)), name))
     if _explores(policy):
         known = np.zeros((len(item_ids), 2)) if world.exposures is None else world.exposures(item_ids)
         found.posteriors = known + np.array([policy.prior.clicks, policy.prior.misses])
@@ -213,7 +214,9 @@ def finish(
     item_ids, sources, counts = gathered.item_ids, gathered.sources, _counts(gathered)
     keep = _kept(gathered)
     scores = np.full(len(item_ids), np.nan, np.float32)
-    outcomes = [gathered.removed.get(place, NOT_SHOWN) for place in range(len(item_ids))]
+    outcomes = [NOT_SHOWN] * len(item_ids)
+    for place, reason in gathered.removed.items():
+        outcomes[place] = reason
     if not keep:
         return Slate([], counts, stages.stage_ms, None, Considered(gathered, scores, outcomes, Filled()))
     history = encode_history(state)
@@ -226,8 +229,8 @@ def finish(
     filled = _fill(gathered, keep, scores[keep], ranker, world, k)
     filled.candidates = [keep[place] for place in filled.candidates]
     items = []
-    for place in filled.candidates:
-        items.append(RankedItem(item_ids[place], round(float(scores[place]), 6), sources[place]))
+    for place, score in zip(filled.candidates, scores[filled.candidates].tolist()):
+        items.append(RankedItem(item_ids[place], round(score, 6), sources[place]))
         outcomes[place] = SHOWN
     if len(items) < min(k, len(keep)):
         counts["places_unfilled"] = min(k, len(keep)) - len(items)
@@ -240,7 +243,7 @@ def _fill(gathered: Gathered, keep: list[int], scores: Scores, ranker: Ranker, w
     policy = world.policy
     if not (policy.diversity or policy.slots or policy.caps or policy.stability):
         order = top(scores, k)
-        return Filled(order, [EXPLOIT] * len(order), [1.0] * len(order), [0.0] * len(order))
+        return Filled(order, [EXPLOIT] * len(order), [1.0] * len(order))
     groups = {name: codes[keep] for name, codes in gathered.groups.items()}
     likeness = None
     if policy.diversity is not None and policy.diversity.by == "vector":
@@ -265,7 +268,8 @@ def _fill(gathered: Gathered, keep: list[int], scores: Scores, ranker: Ranker, w
 
 
 def _kept(gathered: Gathered) -> list[int]:
-    return [place for place in range(len(gathered.item_ids)) if place not in gathered.removed]
+    gone = gathered.removed
+    return [place for place in range(len(gathered.item_ids)) if place not in gone]
 
 
 def _counts(gathered: Gathered) -> dict[str, int]:
@@ -287,13 +291,11 @@ def _grouped_by(policy: Policy) -> set[str]:
     return names
 
 
-def _group(item: Item | None, name: str) -> str | None:
-    if item is None:
-        return None
+def _groups(items: list[Item | None], name: str) -> list[str | None]:
     if name == "sponsored":
-        return name if item.sponsored else None
-    found: str | None = getattr(item, name)
-    return found
+        return [name if item is not None and item.sponsored else None for item in items]
+    of = attrgetter(name)
+    return [None if item is None else of(item) for item in items]
 
 
 def _codes(names: list[str | None]) -> npt.NDArray[np.int64]:

@@ -9,12 +9,13 @@ certain, through rules, caps and diversity, once what stands above is known. The
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from schemas.decision import EXPLOIT
-from schemas.policy import Cap, Explore, Pinned, Policy, Sponsored
+from schemas.policy import Cap, Explore, Pinned, Policy, Sponsored, Stability
 from udfs.logic.diversity import Worth, worth
 from udfs.logic.exploration import BetaTables, chances, draw, uniforms
 
@@ -40,12 +41,21 @@ class Pool:
 
 @dataclass
 class Filled:
-    """The list, best first: candidates, and of each its slot, propensity, and what diversity gave up in score for it."""
+    """The list, best first: candidates, and the slot and propensity of each."""
 
     candidates: list[int] = field(default_factory=list)
     slots: list[str] = field(default_factory=list)
     propensities: list[float] = field(default_factory=list)
-    prices: list[float] = field(default_factory=list)
+
+
+def given_up(scores: npt.NDArray[Any], candidates: list[int]) -> list[float]:
+    """For each place what it gave up in score: the best that was still left, less its own."""
+    left = np.where(np.isnan(scores), -np.inf, scores)
+    found = []
+    for candidate in candidates:
+        found.append(float(left.max() - left[candidate]))
+        left[candidate] = -np.inf
+    return found
 
 
 def fill(policy: Policy, pool: Pool, k: int, seed: int, tables: BetaTables) -> Filled:
@@ -54,103 +64,107 @@ def fill(policy: Policy, pool: Pool, k: int, seed: int, tables: BetaTables) -> F
 
 
 class _Filling:
+    """`_shut` is 0 for a candidate that the place may have, and minus infinity for any other: added to what they are worth."""
+
     def __init__(self, policy: Policy, pool: Pool, k: int, seed: int, tables: BetaTables) -> None:
         self._policy, self._pool, self._k, self._seed, self._tables = policy, pool, k, seed, tables
         self._worth: Worth = worth(policy.diversity, pool.scores, pool.likeness, k)
         self._free: Mask = np.ones(len(pool.scores), bool)
+        self._free[list(pool.pinned.values())] = False  # until their places come
         self._caps = [_Capped(cap, pool.groups[cap.by]) for cap in policy.caps]
+        self._ends = {cap.within + 1 for cap in policy.caps}
         self._slots = policy.slot_at()
+        stability = policy.stability
+        self._held_until = stability.top + stability.moves if stability is not None else 0
         self._found = Filled()
 
     def run(self) -> Filled:
-        for candidate in self._pool.pinned.values():
-            self._free[candidate] = False  # until its place comes
+        self._shut_for(1)
         for place in range(1, self._k + 1):
+            if place in self._ends:
+                self._shut_for(place)
             self._one(place)
         return self._found
+
+    def _shut_for(self, place: int) -> None:
+        self._shut = np.where(self._free, 0.0, -np.inf)
+        for cap in self._caps:
+            cap.shut(self._shut, place)
 
     def _one(self, place: int) -> None:
         """Where caps leave nothing for a place, what follows moves up, and the list is shorter."""
         pool, slot = self._pool, self._slots.get(place)
         if isinstance(slot, Pinned) and place in pool.pinned:
-            self._take(pool.pinned[place], PINNED, 1.0, 0.0)
+            self._take(place, pool.pinned[place], PINNED, 1.0)
             return
-        open_ = self._free.copy()
-        for cap in self._caps:
-            cap.close(open_, place)
-        if not open_.any():
+        gains = self._worth.gains() + self._shut
+        best = int(np.argmax(gains))
+        if gains[best] == -np.inf:
             return
         if isinstance(slot, Explore):
-            self._explore(slot, open_, place)
-        elif isinstance(slot, Sponsored) and (paid := open_ & (pool.groups["sponsored"] >= 0)).any():
-            self._best(paid, SPONSORED)
-        elif (held := self._held(open_, place)) is not None:
-            self._take(held, HELD, 1.0, 0.0)
-        else:
-            self._best(open_, EXPLOIT)
+            self._explore(slot, gains, place)
+            return
+        name = EXPLOIT
+        if (
+            isinstance(slot, Sponsored)
+            and (paid := np.where(pool.groups["sponsored"] >= 0, gains, -np.inf)).max() > -np.inf
+        ):
+            best, name = int(np.argmax(paid)), SPONSORED
+        elif pool.previous is not None and place <= self._held_until:
+            best, name = _held(self._policy.stability, pool.previous, gains, place)
+        self._take(place, best, name, 1.0)
 
-    def _best(self, open_: Mask, slot: str) -> None:
-        gains = np.where(open_, self._worth.gains(), -np.inf)
-        chosen = int(np.argmax(gains))
-        price = 0.0
-        if self._policy.diversity is not None:
-            scores = self._pool.scores
-            price = float(scores[open_].max() - scores[chosen])
-        self._take(chosen, slot, 1.0, price)
-
-    def _explore(self, slot: Explore, open_: Mask, place: int) -> None:
-        gains = np.where(open_, self._worth.gains(), -np.inf)
-        among = np.argsort(-gains, kind="stable")[: min(slot.pool, int(open_.sum()))]
+    def _explore(self, slot: Explore, gains: Array, place: int) -> None:
+        among = np.argsort(-gains, kind="stable")[: slot.pool]
+        among = among[gains[among] > -np.inf]
         assert self._pool.posteriors is not None
         chance = chances(slot, self._pool.scores[among], self._pool.posteriors[among], self._tables)
         drawn = draw(chance, float(uniforms(self._seed, place)))
-        self._take(int(among[drawn]), EXPLORE, float(chance[drawn]), 0.0)
+        self._take(place, int(among[drawn]), EXPLORE, float(chance[drawn]))
 
-    def _held(self, open_: Mask, place: int) -> int | None:
-        """Of what stood near the top before: what may not sink further. And what may not rise so far is closed."""
-        stability, previous = self._policy.stability, self._pool.previous
-        if stability is None or previous is None:
-            return None
-        was = previous + 1
-        held = open_ & (was > 0) & (was <= stability.top)
-        due = np.flatnonzero(held & (was <= place - stability.moves))
-        if len(due):
-            return int(due[np.argmin(was[due])])
-        early = held & (was > place + stability.moves)
-        if (open_ & ~early).any():
-            open_ &= ~early
-        return None
-
-    def _take(self, candidate: int, slot: str, propensity: float, price: float) -> None:
-        self._free[candidate] = False
+    def _take(self, place: int, candidate: int, slot: str, propensity: float) -> None:
+        self._free[candidate], self._shut[candidate] = False, -np.inf
         for cap in self._caps:
-            cap.take(candidate)
+            if cap.take(candidate):
+                cap.shut(self._shut, place + 1)
         self._worth.take(candidate)
         found = self._found
         found.candidates.append(candidate)
         found.slots.append(slot)
         found.propensities.append(propensity)
-        found.prices.append(price)
+
+
+def _held(stability: Stability | None, previous: Codes, gains: Array, place: int) -> tuple[int, str]:
+    """What may not sink further of what stood near the top before, first; then the best of what may rise so far."""
+    assert stability is not None  # else nothing is held
+    was = previous + 1
+    near = (gains > -np.inf) & (was > 0) & (was <= stability.top)
+    due = np.flatnonzero(near & (was <= place - stability.moves))
+    if len(due):
+        return int(due[np.argmin(was[due])]), HELD
+    ripe = np.where(near & (was > place + stability.moves), -np.inf, gains)
+    best = int(np.argmax(ripe))
+    return (best if ripe[best] > -np.inf else int(np.argmax(gains))), EXPLOIT
 
 
 class _Capped:
     """A cap at work: which groups are full."""
 
     def __init__(self, cap: Cap, codes: Codes) -> None:
-        self._cap, self._codes = cap, codes
+        self._cap, self._codes, self._of = cap, codes, codes.tolist()
         self._counts: dict[int, int] = {}
-        self._full: Mask = np.zeros(len(codes), bool)
-        if cap.most == 0:
-            self._full = codes >= 0
+        self._full: Mask = codes >= 0 if cap.most == 0 else np.zeros(len(codes), bool)
 
-    def close(self, open_: Mask, place: int) -> None:
+    def shut(self, shut: Array, place: int) -> None:
         if place <= self._cap.within:
-            open_ &= ~self._full
+            shut[self._full] = -np.inf
 
-    def take(self, candidate: int) -> None:
-        code = int(self._codes[candidate])
+    def take(self, candidate: int) -> bool:
+        """Whether a group is full now that was not."""
+        code = self._of[candidate]
         if code < 0:
-            return
-        self._counts[code] = self._counts.get(code, 0) + 1
-        if self._counts[code] == self._cap.most:
+            return False
+        count = self._counts[code] = self._counts.get(code, 0) + 1
+        if count == self._cap.most:
             self._full = self._full | (self._codes == code)
+        return count == self._cap.most
