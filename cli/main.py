@@ -13,6 +13,7 @@ from cli import (
     feed,
     importing,
     load,
+    ope,
     redis,
     send,
     shop,
@@ -43,6 +44,7 @@ app.command("parity")(training_parity.parity)
 app.command("activate")(cluster.activate)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(features.app, name="features")
+app.add_typer(ope.app, name="ope")
 app.add_typer(redis.app, name="redis")
 app.add_typer(training.app, name="training-rows")
 

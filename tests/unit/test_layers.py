@@ -1,6 +1,6 @@
 """The one-way layer rule of docs: which folder may import which, and where the heavy packages may appear.
 
-connect ─ schemas ─ udfs/logic ─ models ─ udfs ─ client ─ jobs ─ local ─ trials ─ demo ─ cli     each uses only those named for it
+connect ─ schemas ─ udfs/logic ─ proof ─ models ─ udfs ─ client ─ jobs ─ local ─ trials ─ demo ─ cli   each uses only those named
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "connect": set(),
     "schemas": {"connect"},
     "udfs/logic": {"schemas"},
+    "proof": {"schemas", "udfs/logic"},
     "models": {"schemas", "udfs/logic"},
     "udfs": {"connect", "schemas", "udfs/logic", "models"},
     "client": {"connect", "schemas"},
@@ -26,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "local": {"schemas"},
     "trials": {"connect", "schemas", "client", "local"},
     "demo": {"schemas", "client"},
-    "cli": {"connect", "schemas", "udfs/logic", "models", "udfs", "client", "jobs", "local", "trials", "demo"},
+    "cli": {"connect", "schemas", "udfs/logic", "models", "udfs", "client", "jobs", "local", "trials", "demo", "proof"},
 }
 # What a worker imports to serve a bundle: it must run where torch is not installed.
 SERVING = {
