@@ -9,6 +9,7 @@ from cli import (
     cluster,
     dead_letters,
     doctor,
+    experiments,
     features,
     feed,
     importing,
@@ -43,6 +44,7 @@ app.command("chaos")(chaos.chaos)
 app.command("parity")(training_parity.parity)
 app.command("activate")(cluster.activate)
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(experiments.app, name="experiments")
 app.add_typer(features.app, name="features")
 app.add_typer(ope.app, name="ope")
 app.add_typer(redis.app, name="redis")

@@ -135,10 +135,13 @@ class BundleStore:
         self._refused_at: dict[str, float] = {}
         self.current = self._load(latest(self._folder))
         self._loaded[self.current.version] = self.current
+        self._default = self.current
 
     def get(self, version: str | None) -> tuple[LoadedBundle, bool]:
         """The bundle of this version (None: the default), and whether it is that one. Never waits for a load."""
-        if version is None or version == self.current.version:
+        if version is None:
+            return self._default, True  # not the current one: with experiments, that is whichever was asked for last
+        if version == self.current.version:
             return self.current, True
         with self._lock:
             found = self._loaded.get(version)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Union
 
 import msgspec
-from msgspec import Meta
 
-# It names a folder: no path, no dot in front, and (the look-ahead) no final newline, which Python's `$` would allow.
-BundleVersion = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$(?!\n)")]
+from schemas.experiments import Definition
+from schemas.versions import BundleVersion
 
 
 class ActivateBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="activate_bundle"):
@@ -20,6 +19,11 @@ class ActivateBundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
     version: BundleVersion
 
 
-# One kind so far; a union keeps the `type` tag that others will need.
-ControlRecord = ActivateBundle
+class PublishExperiments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="experiments"):
+    """Assign by this definition from now on, in place of the one before. One with faults is counted and changes nothing."""
+
+    definition: Definition
+
+
+ControlRecord = Union[ActivateBundle, PublishExperiments]
 decode_control = msgspec.json.Decoder(ControlRecord).decode

@@ -13,6 +13,7 @@ import msgspec
 
 from schemas.control import ControlRecord
 from schemas.event import Event
+from schemas.experiments import Definition
 from schemas.features import Feature
 from schemas.identity import IdentityRecord
 from schemas.interaction import Interaction
@@ -49,6 +50,7 @@ CONTRACTS: dict[str, Contract] = {
     "training-row": Contract(TrainingRow, "Training row", "the value of a record on `training-rows`"),
     "training-unmatched": Contract(Unmatched, "Unmatched record", "the value of a record on `training-unmatched`"),
     "control": Contract(ControlRecord, "Control record", "the value of a record on `control`"),
+    "experiments": Contract(Definition, "Definition of experiments", "a TOML file for `riffle experiments`"),
     "feature": Contract(Feature, "Feature definition", "an entry of schemas/features.toml"),
     "identity": Contract(IdentityRecord, "Identity record", "the value of a record on `identity`; internal"),
 }

@@ -138,6 +138,14 @@ class SessionFeatures(msgspec.Struct, frozen=True, omit_defaults=True):
     vector: list[float] = []  # session vector of the bundle's encoder, where one was computed
 
 
+class Stamped(msgspec.Struct, frozen=True, array_like=True):
+    """What experiments decided of one surface's ranking: arms by experiment, and the bundle and policy that they choose, if any."""
+
+    arms: dict[str, str]
+    bundle: str | None = None
+    policy: str | None = None
+
+
 class RankTask(msgspec.Struct, frozen=True, array_like=True):
     """From UpdateUserState to RankCandidates: the user's state as it was, and what to do with it.
 
@@ -154,6 +162,13 @@ class RankTask(msgspec.Struct, frozen=True, array_like=True):
     bundle: str | None  # None: the worker's default
     append_ms: int
     request: RankRequest | None = None
+    stamped: dict[str, Stamped] = {}  # by surface; absent where no experiment touches the user
+
+    def stamped_of(self, surface: str) -> Stamped:
+        found = self.stamped.get(surface)
+        if found is None:
+            return Stamped({}, self.bundle)
+        return found if found.bundle is not None else Stamped(found.arms, self.bundle, found.policy)
 
 
 encode_task = msgspec.msgpack.Encoder().encode

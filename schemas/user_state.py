@@ -113,6 +113,9 @@ class Tail(msgspec.Struct, array_like=True):
     candidates: dict[str, list[str]] = {}  # surface -> what its caller handed in; empty: too many to remember
     released_ms: int = 0  # of an anonymous key: time of the newest logout
     waiting_since_ms: int = 0  # append time of the oldest record whose ranking is pending; 0 where none is
+    # By which key experiments assign, where it is not this one: the first-seen; a login keeps it. And when a session with
+    # another unit was last merged in, whose lists may have had other arms; 0 for never.
+    unit: tuple[str, int] | None = None
 
 
 class UserState:

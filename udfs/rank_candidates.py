@@ -181,8 +181,9 @@ class RankCandidates(AsyncFunction):
             return []
         started = time.perf_counter()
         state = decode(task.state)
-        bundle = self._bundle(task)
-        lists = [await self._list(task, state, bundle, surface, started) for surface in task.surfaces]
+        bundle = self._bundle(task.bundle)
+        chosen = {surface: self._chosen(task, surface, bundle) for surface in task.surfaces}
+        lists = [await self._list(task, state, chosen[surface], surface, started) for surface in task.surfaces]
         await _settled(before)
         if task.request is not None and task.request.explain:
             return [_response(lists[0])]
@@ -211,8 +212,16 @@ class RankCandidates(AsyncFunction):
             return False
         return all(self._newest.get((task.key, surface), 0) > task.list_no for surface in task.surfaces)
 
-    def _bundle(self, task: RankTask) -> LoadedBundle:
-        bundle, wanted = self._bundles.get(task.bundle)
+    def _chosen(self, task: RankTask, surface: str, bundle: LoadedBundle) -> LoadedBundle:
+        """The bundle of the user's arm; where it cannot be had, everybody's, and not another arm's."""
+        version = task.stamped_of(surface).bundle
+        if version == task.bundle:
+            return bundle
+        found = self._bundle(version)
+        return found if found.version == version else bundle
+
+    def _bundle(self, version: str | None) -> LoadedBundle:
+        bundle, wanted = self._bundles.get(version)
         if not wanted:
             self._counters.add("bundle_fallbacks")
         return bundle
@@ -244,7 +253,7 @@ class RankCandidates(AsyncFunction):
             policy=self._settings.policy,
             items_offsets=dict(self._replica.offsets),
             item_features_offsets=dict(self._features.offsets),
-            arms={},
+            arms=task.stamped_of(surface).arms,
             stage_ms=slate.stage_ms,
             counts=slate.counts,
             cold_start=slate.cold_start,

@@ -17,16 +17,18 @@ from pyflink.datastream import OutputTag
 from pyflink.datastream.functions import KeyedBroadcastProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
-from schemas.control import ActivateBundle, decode_control
+from schemas.control import ActivateBundle, PublishExperiments, decode_control
+from schemas.experiments import decode_definition, encode_definition, faults
 from schemas.ranking import encode_task
 from schemas.record import Record
 from schemas.user_state import decode
+from udfs.logic.experiments import Assignment
 from udfs.logic.records import Outcome, Rules, Stamp, at_timer, handle
 from udfs.outputs import EXACTLY_ONCE_TOPICS, Counters, require_thread_mode, to_row
 
 UID = "update-user-state"
 CONTROL_STATE = MapStateDescriptor("control", Types.STRING(), Types.STRING())
-_ACTIVE_BUNDLE = "bundle"
+_ACTIVE_BUNDLE, _EXPERIMENTS = "bundle", "experiments"
 
 
 class UpdateUserState(KeyedBroadcastProcessFunction):
@@ -71,16 +73,28 @@ class UpdateUserState(KeyedBroadcastProcessFunction):
         except Exception:  # whatever stands on the topic must not stop the job
             self._counters.add("control_rejected", 1)
             return
+        told = ctx.get_broadcast_state(CONTROL_STATE)
         if isinstance(control, ActivateBundle):
-            ctx.get_broadcast_state(CONTROL_STATE).put(_ACTIVE_BUNDLE, control.version)
-            self._stamp = Stamp(self._state_epoch, control.version)
+            told.put(_ACTIVE_BUNDLE, control.version)
             self._counters.add("bundles_activated", 1)
+        elif isinstance(control, PublishExperiments):
+            if faults(control.definition):
+                self._counters.add("control_rejected", 1)
+                return
+            told.put(_EXPERIMENTS, encode_definition(control.definition).decode())
+            self._counters.add("experiments_published", 1)
+        self._stamp = None  # made anew from what has been told
         yield from ()
 
     def _current_stamp(self, ctx: Any) -> Stamp:
         if self._stamp is None:
-            active = ctx.get_broadcast_state(CONTROL_STATE).get(_ACTIVE_BUNDLE)
-            self._stamp = Stamp(self._state_epoch, active or self._default_bundle)
+            told = ctx.get_broadcast_state(CONTROL_STATE)
+            published = told.get(_EXPERIMENTS)
+            self._stamp = Stamp(
+                self._state_epoch,
+                told.get(_ACTIVE_BUNDLE) or self._default_bundle,
+                Assignment(decode_definition(published.encode())) if published else None,
+            )
         return self._stamp
 
     def _emit(self, outcome: Outcome, ctx: Any) -> Iterator[Any]:

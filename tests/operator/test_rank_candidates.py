@@ -19,6 +19,7 @@ from schemas.ranking import (
     RankResponse,
     RankTask,
     SessionFeatures,
+    Stamped,
     decode_features,
     decode_list,
     decode_response,
@@ -294,6 +295,22 @@ def test_candidates_handed_in_are_ranked_for_events_too(harness: Harness) -> Non
 def test_the_stamped_bundle_ranks(harness: Harness) -> None:
     assert lists(harness.run(task("home", bundle="b2"))[0])[0].receipt.bundle == "b2"
     assert "bundle_fallbacks" not in harness.counts
+
+
+def test_an_arm_s_bundle_ranks_its_surface_only(harness: Harness) -> None:
+    """Contract: arms are on the receipt; another surface, and a user without arms, get everybody's bundle."""
+    arm = Stamped({"ranker": "new"}, "b2")
+    made = {one.surface: one.receipt for one in lists(harness.run(task("home", "cart", stamped={"home": arm}))[0])}
+    assert {surface: (one.bundle, one.arms) for surface, one in made.items()} == {
+        "home": ("b2", {"ranker": "new"}),
+        "cart": ("b1", {}),
+    }
+
+
+def test_an_arm_s_bundle_that_is_not_there_is_everybody_s(harness: Harness) -> None:
+    arm = Stamped({"ranker": "new"}, "b9")
+    (one, *_) = lists(harness.run(task("home", stamped={"home": arm}))[0])
+    assert (one.receipt.bundle, harness.counts["bundle_fallbacks"]) == ("b1", 1)
 
 
 def test_an_unknown_bundle_is_stood_in_for_and_counted(harness: Harness) -> None:

@@ -250,3 +250,21 @@ def test_bad_control_is_counted_and_changes_nothing(alice: Harness, value: bytes
     assert alice.control(value) == []
     assert alice.counts == {"control_rejected": 1}
     assert alice.context.broadcast.entries == {}
+
+
+def test_published_experiments_stamp_rankings_and_survive_a_restart(clock: FakeClock) -> None:
+    """Contract: the definition is in broadcast state; one with faults is counted and changes nothing."""
+    user = Harness(clock)
+    arms = [{"name": "control", "weight": 0.5, "bundle": "b1"}, {"name": "new", "weight": 0.5, "bundle": "b2"}]
+    running = {"name": "ranker", "arms": arms, "start": "2020-01-01T00:00:00Z", "end": "2100-01-01T00:00:00Z"}
+    definition = {"version": "v1", "salt": "x", "layers": [{"name": "l", "experiments": [running]}]}
+    user.control(json.dumps({"type": "experiments", "definition": definition}).encode())
+    arms[0]["weight"] = 0.6
+    user.control(json.dumps({"type": "experiments", "definition": definition}).encode())
+    assert (user.counts["experiments_published"], user.counts["control_rejected"]) == (1, 1)
+    before = next(decode_task(one) for one in user.send(record(raw(event_id="e1"))) if isinstance(one, bytes))
+    assert before.stamped["home"].arms.keys() == {"ranker"}
+    user.operator.open(user.runtime)
+    clock.now += 1
+    after = next(decode_task(one) for one in user.send(record(raw(event_id="e2"))) if isinstance(one, bytes))
+    assert after.stamped == before.stamped

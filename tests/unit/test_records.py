@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import msgspec
 import pytest
 
 from schemas import headers, topics
+from schemas.experiments import Arm, Definition, Experiment, Layer
 from schemas.identity import Claim, IdentityRecord, Merge, Release, decode_identity, encode_identity
 from schemas.interaction import Interaction, decode_interaction
 from schemas.keys import id_hash
@@ -17,6 +19,7 @@ from schemas.ranking import REMEMBERED_CANDIDATES, RankRequest, RankResponse, Ra
 from schemas.record import Record, TopicRecord
 from schemas.user_state import UserState, decode, encode
 from tests.fakes import DAY, HOUR, MINUTE, NOW, event, raw, record
+from udfs.logic.experiments import Assignment
 from udfs.logic.records import Outcome, Rules, Stamp, at_timer, handle
 from udfs.logic.sessions import Position, apply_event
 
@@ -774,3 +777,31 @@ def test_a_timer_says_nothing_about_when_the_user_was_last_heard_of() -> None:
     user.event()
     user.advance(NOW + THROTTLE)
     assert user.state.updated_ms == NOW
+
+
+# ── experiments ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_ranking_is_stamped_with_the_arms_of_the_first_seen_unit() -> None:
+    """Contract: an anonymous session and the account it becomes are one unit; each ranking says its arms and bundle."""
+    begin = datetime.fromtimestamp(NOW / 1000, timezone.utc)
+    arms = (Arm(name="control", weight=0.5), Arm(name="new", weight=0.5, bundle="b2"))
+    running = Experiment(name="ranker", arms=arms, start=begin, end=begin + timedelta(days=1))
+    assignment = Assignment(Definition(version="v1", salt="x", layers=(Layer(name="l", experiments=(running,)),)))
+    stamp = STAMP._replace(experiments=assignment)
+    seen = set()
+    for n in range(20):
+        expected = assignment.of(f"s:s{n}", "", "home", NOW)
+        assert expected is not None
+        for key, user_id in ((f"s:s{n}", None), (f"u:new{n}", f"new{n}")):
+            value = raw("click", "i1", user_id=user_id, session_id=f"s{n}", ts_ms=NOW)
+            outcome = handle(None, key, record(value, key, append_ms=NOW), NOW, stamp, RULES)
+            assert outcome.task is not None and outcome.task.stamped == {"home": expected}
+        seen.add((expected.arms["ranker"], outcome.task.stamped_of("home").bundle))
+    assert seen == {("control", "b1"), ("new", "b2")}
+
+
+def test_without_experiments_nothing_is_stamped() -> None:
+    outcome = User().event()
+    assert outcome.task is not None and outcome.task.stamped == {}
+    assert outcome.task.stamped_of("home").bundle == "b1"

@@ -29,8 +29,8 @@ from schemas.ranking import (
     encode_json,
 )
 from schemas.record import Record, TopicRecord
-from schemas.user_state import UserState, encode
-from udfs.logic import identity
+from schemas.user_state import UserState, decode, encode
+from udfs.logic import experiments, identity
 from udfs.logic.sessions import LATE, Dropped, Position, SessionSettings, apply_event, not_applied, touch_surface
 from udfs.logic.sessions import handle as count_record
 from udfs.logic.when_to_rank import (
@@ -58,6 +58,7 @@ class Stamp(NamedTuple):
 
     state_epoch: int
     bundle: str | None
+    experiments: experiments.Assignment | None = None
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -153,6 +154,7 @@ class _User:
             not_applied(state, MOVED, at, id_hash(event.event_id))
             self._refresh()
             return
+        experiments.name_unit(state, self.key, event.session_id)
         applied = apply_event(state, event, at, self.rules.sessions)
         if isinstance(applied, Dropped):
             self.outcome.count(f"events_{applied.reason}")
@@ -262,6 +264,10 @@ class _User:
                 self._reject(record, Rejected(Reason.OUT_OF_RANGE, detail_of(error)))
                 return
             self.outcome.count("identity_merged" if merged else "identity_merged_before")
+            if merged and experiments.merge_units(
+                state, self.key, decode(message.state), message.anonymous_key, self.now_ms
+            ):
+                self.outcome.count("units_crossed")
             self._rank(active_surfaces(state, self.now_ms, self.rules.ranking) if merged else [], "identity")
 
     def finish(self, surfaces: list[str], trigger: str, *, emit: bool, request: RankRequest | None = None) -> None:
@@ -274,6 +280,7 @@ class _User:
             self.outcome.timers_ms.append(tail.idle_timer_h * _HOUR_MS)
         self.outcome.store = blob = encode(state)
         if emit:
+            assignment = self.stamp.experiments
             self.outcome.task = RankTask(
                 self.key,
                 surfaces,
@@ -285,6 +292,7 @@ class _User:
                 self.stamp.bundle,
                 self.append_ms,
                 request,
+                experiments.stamp(assignment, state, self.key, surfaces, self.now_ms) if assignment is not None else {},
             )
 
     def _rank(self, wanted: list[str], trigger: str) -> None:
