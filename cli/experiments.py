@@ -7,12 +7,17 @@ from typing import Annotated
 
 import msgspec
 import typer
+from rich.table import Table
 
 from cli.cluster import publish
 from cli.connecting import connections, err, fail, out, plainly
+from proof.report import report
+from proof.report_page import markdown, plot
+from proof.statistics import Effect
+from proof.units import UnitsError, read_units, units_of_rows
 from schemas import topics
 from schemas.control import PublishExperiments
-from schemas.experiments import Definition, DefinitionError, faults, read_definition
+from schemas.experiments import Definition, DefinitionError, Experiment, faults, read_definition
 
 app = typer.Typer(help="Experiments: who gets what, and what came of it.", no_args_is_help=True)
 
@@ -80,3 +85,69 @@ def _checked(file: Path, bundles: Path | None, policies: list[str] | None) -> De
     if found:
         raise typer.Exit(1)
     return definition
+
+
+@app.command("report")
+def report_on(
+    file: File,
+    name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Its name in the definition.")],
+    units: Annotated[Path | None, typer.Option(help="JSON lines of per-unit metrics.", show_default=False)] = None,
+    rows: Annotated[
+        Path | None, typer.Option(help="Folder of exported training rows, instead of --units.", show_default=False)
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--out", help="Markdown file; the plot is put beside it as PNG.", show_default=False)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Say what an experiment has shown. Look as often as you like: the intervals hold at every look.
+
+    Example:
+
+        riffle experiments report experiments.toml ranker-4 --rows /srv/riffle/training --out ranker-4.md
+    """
+    experiment = _named(file, name)
+    if (units is None) == (rows is None):
+        fail("Say where the data is: --units FILE or --rows FOLDER.")
+    try:
+        records = read_units(units) if units is not None else list(units_of_rows(rows or Path(), experiment))
+    except UnitsError as error:
+        fail(str(error))
+    found = report(experiment, records)
+    if page is not None:
+        try:
+            plot(found, page.with_suffix(".png"))
+            page.write_text(markdown(found, page.with_suffix(".png").name))
+        except OSError as error:
+            fail(f"{page} cannot be written: {error.strerror}.")
+        except ModuleNotFoundError:
+            fail("The plot needs matplotlib: uv sync --extra report.")
+        err.print(f"Written: {page} and {page.with_suffix('.png').name}.", markup=False, soft_wrap=True)
+    if json:
+        out.print_json(msgspec.json.encode(found).decode())
+        return
+    table = Table("metric", "arm", "control", "arm's", "difference", "at all times between", "p (Holm)", "guardrail")
+    for row in found.rows:
+        one = row.effect
+        values = ("", "", "too few units", "") if one is None else _figures(one)
+        p = "" if row.adjusted_p is None else f"{row.adjusted_p:.3g}"
+        table.add_row(row.metric, row.arm, *values, p, row.guardrail or "")
+    out.print(table)
+    arms = ", ".join(f"{arm} {count:,}" for arm, count in found.units.items())
+    out.print(f"Units: {arms}. Sample ratio: p = {found.sample_ratio_p:.3g}.", highlight=False, soft_wrap=True)
+    for why, count in found.left_out.items():
+        out.print(f"Left out: {count} units, {why}.", highlight=False)
+    for sentence in found.conclusion:
+        out.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def _figures(one: Effect) -> tuple[str, str, str, str]:
+    return f"{one.control:.5g}", f"{one.value:.5g}", f"{one.difference:+.5g}", f"{one.low:+.5g} to {one.high:+.5g}"
+
+
+def _named(file: Path, name: str) -> Experiment:
+    definition = _checked(file, None, None)
+    named = {one.name: one for _, one in definition.experiments()}
+    if name not in named:
+        fail(f"{file} has no experiment {name}: it has {', '.join(named)}.")
+    return named[name]

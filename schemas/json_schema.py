@@ -13,6 +13,7 @@ import msgspec
 
 from schemas.control import ControlRecord
 from schemas.event import Event
+from schemas.experiment_metrics import UnitMetrics
 from schemas.experiments import Definition
 from schemas.features import Feature
 from schemas.identity import IdentityRecord
@@ -51,6 +52,7 @@ CONTRACTS: dict[str, Contract] = {
     "training-unmatched": Contract(Unmatched, "Unmatched record", "the value of a record on `training-unmatched`"),
     "control": Contract(ControlRecord, "Control record", "the value of a record on `control`"),
     "experiments": Contract(Definition, "Definition of experiments", "a TOML file for `riffle experiments`"),
+    "experiment-unit": Contract(UnitMetrics, "Metrics of a unit", "a line of the file for `riffle experiments report`"),
     "feature": Contract(Feature, "Feature definition", "an entry of schemas/features.toml"),
     "identity": Contract(IdentityRecord, "Identity record", "the value of a record on `identity`; internal"),
 }

@@ -1,0 +1,44 @@
+"""Metrics of experiments: what one unit did in one arm, and how metrics are made of it."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class UnitMetrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """What one unit did in one arm of one experiment, on one day and surface; or in all, as one record.
+
+    `before` is its clicks per exposure before the start: what CUPED takes out.
+    """
+
+    experiment: str
+    arm: str
+    unit: str
+    day: int = 0  # since the start of the experiment, from 0
+    surface: str = ""
+    exposures: int = 0
+    clicks: int = 0
+    carts: int = 0
+    purchases: int = 0
+    revenue: float = 0.0
+    sessions: int = 0
+    lists: int = 0
+    latency_ms: float = 0.0  # summed over lists
+    before: float = 0.0
+    crossed: bool = False
+    bot: bool = False
+
+
+# Metric -> value and weight, of a unit; the metric is their ratio over all units.
+RATIOS = {
+    "ctr": ("clicks", "exposures"),
+    "cart_rate": ("carts", "exposures"),
+    "conversion_rate": ("purchases", "sessions"),
+    "revenue_per_session": ("revenue", "sessions"),
+    "session_depth": ("exposures", "sessions"),
+    "latency_ms": ("latency_ms", "lists"),
+}
+LOWER_IS_BETTER = frozenset({"latency_ms"})
+
+encode_unit = msgspec.json.Encoder().encode
+decode_unit = msgspec.json.Decoder(UnitMetrics).decode
