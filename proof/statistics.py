@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 ALPHA = 0.05
 SRM_ALPHA = 0.001  # a bug is rare, and found with certainty soon enough
 MIN_UNITS = 100  # per arm: the boundary is asymptotic
-_CONCENTRATION = 10_000.0  # of the Dirichlet prior around the planned shares
+_CONCENTRATION = 1_000.0  # of the Dirichlet prior around the planned shares
 
 
 class Sums(msgspec.Struct, frozen=True, array_like=True):
