@@ -26,7 +26,7 @@ from schemas.experiment_metrics import UnitMetrics
 
 VISITS = 3_000  # in the pool
 CANDIDATES, PLACES = 16, 3
-_WARMTH = 2.0  # of the softmax: higher is closer to a fixed order
+_WARMTH = 1.0  # of the softmax: higher is closer to a fixed order, and further from another policy
 _BEGIN_MS = 1_767_571_200_000
 
 
@@ -141,7 +141,7 @@ class Covered(NamedTuple):
     truth: float
 
 
-def cover(shop: Shop, runs: int = 200, lists: int = 1_500) -> Covered:
+def cover(shop: Shop, runs: int = 200, lists: int = 1_000) -> Covered:
     """Estimate the personal policy from lists of the popular one, `runs` times."""
     truth, held, refused = true_rate(shop, shop.personal), dict.fromkeys(("ips", "snips", "dr"), 0), 0
     for run in range(runs):
