@@ -11,15 +11,21 @@ from rich.table import Table
 
 from cli.cluster import publish
 from cli.connecting import connections, err, fail, out, plainly
+from client.errors import InvalidArgument
+from client.scan import Limits, Scanner
 from proof.report import report
 from proof.report_page import markdown, plot
 from proof.statistics import Effect
 from proof.units import UnitsError, read_units, units_of_rows
 from schemas import topics
+from schemas.connections import Connections
 from schemas.control import PublishExperiments
+from schemas.experiment_metrics import UnitMetrics, decode_unit
 from schemas.experiments import Definition, DefinitionError, Experiment, faults, read_definition
 
 app = typer.Typer(help="Experiments: who gets what, and what came of it.", no_args_is_help=True)
+
+_RECORDS = 50_000_000
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The definition, TOML.")]
 Bundles = Annotated[
@@ -91,10 +97,15 @@ def _checked(file: Path, bundles: Path | None, policies: list[str] | None) -> De
 def report_on(
     file: File,
     name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Its name in the definition.")],
-    units: Annotated[Path | None, typer.Option(help="JSON lines of per-unit metrics.", show_default=False)] = None,
-    rows: Annotated[
-        Path | None, typer.Option(help="Folder of exported training rows, instead of --units.", show_default=False)
+    units: Annotated[
+        Path | None, typer.Option(help="JSON lines of per-unit metrics, instead of the topic.", show_default=False)
     ] = None,
+    rows: Annotated[
+        Path | None, typer.Option(help="Folder of exported training rows, instead of the topic.", show_default=False)
+    ] = None,
+    surface: Annotated[str | None, typer.Option(help="Only this surface.", show_default=False)] = None,
+    segment: Annotated[str | None, typer.Option(help="Only this segment (device).", show_default=False)] = None,
+    limit_s: Annotated[float, typer.Option(help="How long to read Kafka.", min=1)] = 120.0,
     page: Annotated[
         Path | None, typer.Option("--out", help="Markdown file; the plot is put beside it as PNG.", show_default=False)
     ] = None,
@@ -104,15 +115,22 @@ def report_on(
 
     Example:
 
-        riffle experiments report experiments.toml ranker-4 --rows /srv/riffle/training --out ranker-4.md
+        riffle experiments report experiments.toml ranker-4 --out ranker-4.md
     """
     experiment = _named(file, name)
-    if (units is None) == (rows is None):
-        fail("Say where the data is: --units FILE or --rows FOLDER.")
+    if units is not None and rows is not None:
+        fail("Say where the data is: --units FILE, or --rows FOLDER, or neither for the topic.")
     try:
-        records = read_units(units) if units is not None else list(units_of_rows(rows or Path(), experiment))
+        if units is not None:
+            records = read_units(units)
+        elif rows is not None:
+            records = list(units_of_rows(rows, experiment))
+        else:
+            with plainly():
+                records = units_on_topic(connections(), limit_s)
     except UnitsError as error:
         fail(str(error))
+    records = [one for one in records if surface in (None, one.surface) and segment in (None, one.segment)]
     found = report(experiment, records)
     if page is not None:
         try:
@@ -139,6 +157,20 @@ def report_on(
         out.print(f"Left out: {count} units, {why}.", highlight=False)
     for sentence in found.conclusion:
         out.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def units_on_topic(where: Connections, limit_s: float) -> list[UnitMetrics]:
+    """The newest totals of each key. Raises InvalidArgument where the time limit ends the reading."""
+    newest: dict[bytes, UnitMetrics] = {}
+    with Scanner(where, Limits(records=_RECORDS, seconds=limit_s)) as scanner:
+        for record in scanner.since(topics.EXPERIMENT_UNITS, 0):
+            try:
+                newest[record.key] = decode_unit(record.value or b"")
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue  # of another release
+        if scanner.cut_short:
+            raise InvalidArgument(f"{topics.EXPERIMENT_UNITS} was not read to its end: choose a longer --limit-s.")
+    return list(newest.values())
 
 
 def _figures(one: Effect) -> tuple[str, str, str, str]:

@@ -175,6 +175,7 @@ def _adjusted(rows: list[Row], primary: str) -> list[Row]:
 def _days(of: Experiment, records: list[UnitMetrics]) -> list[Day]:
     control, *others = (arm.name for arm in of.arms)
     found = []
+    first = min((one.day for one in records), default=0)
     for day in sorted({one.day for one in records}):
         sides = {
             arm: _table([one for one in records if one.day == day and one.arm == arm]).sums(of.primary, False)
@@ -183,7 +184,9 @@ def _days(of: Experiment, records: list[UnitMetrics]) -> list[Day]:
         for arm in others:
             one = effect(sides[control], sides[arm], of.planned_units, adjust=False)
             if one is not None:
-                found.append(Day(arm=arm, day=day, difference=one.difference, low=one.fixed_low, high=one.fixed_high))
+                found.append(
+                    Day(arm=arm, day=day - first, difference=one.difference, low=one.fixed_low, high=one.fixed_high)
+                )
     return found
 
 

@@ -14,8 +14,9 @@ class UnitMetrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     experiment: str
     arm: str
     unit: str
-    day: int = 0  # since the start of the experiment, from 0
+    day: int = 0  # a number that counts days, from the start or from 1970
     surface: str = ""
+    segment: str = ""  # the device of the unit's newest event
     exposures: int = 0
     clicks: int = 0
     carts: int = 0
@@ -39,6 +40,12 @@ RATIOS = {
     "latency_ms": ("latency_ms", "lists"),
 }
 LOWER_IS_BETTER = frozenset({"latency_ms"})
+
+
+def unit_key(one: UnitMetrics) -> bytes:
+    """Of a record on `experiment-units`: the newest of a key holds its totals. The unit comes last: it may hold a bar."""
+    return f"{one.experiment}|{one.arm}|{one.day}|{one.surface}|{one.segment}|{one.unit}".encode()
+
 
 encode_unit = msgspec.json.Encoder().encode
 decode_unit = msgspec.json.Decoder(UnitMetrics).decode

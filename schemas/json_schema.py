@@ -52,7 +52,11 @@ CONTRACTS: dict[str, Contract] = {
     "training-unmatched": Contract(Unmatched, "Unmatched record", "the value of a record on `training-unmatched`"),
     "control": Contract(ControlRecord, "Control record", "the value of a record on `control`"),
     "experiments": Contract(Definition, "Definition of experiments", "a TOML file for `riffle experiments`"),
-    "experiment-unit": Contract(UnitMetrics, "Metrics of a unit", "a line of the file for `riffle experiments report`"),
+    "experiment-unit": Contract(
+        UnitMetrics,
+        "Metrics of a unit",
+        "the value of a record on `experiment-units`; a line of the file for `riffle experiments report`",
+    ),
     "feature": Contract(Feature, "Feature definition", "an entry of schemas/features.toml"),
     "identity": Contract(IdentityRecord, "Identity record", "the value of a record on `identity`; internal"),
 }

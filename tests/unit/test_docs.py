@@ -78,7 +78,7 @@ def parsed(path: str) -> ast.Module:
 def test_the_table_of_topics_is_the_code() -> None:
     guarantees = dict.fromkeys((*RANKED_TOPICS, *RECORDS_TOPICS), "at least once")
     guarantees |= dict.fromkeys((*EXACTLY_ONCE_TOPICS, *TRAINING_TOPICS), "exactly once")
-    guarantees[topics.ITEM_FEATURES] = "at least once"
+    guarantees[topics.ITEM_FEATURES] = guarantees[topics.EXPERIMENT_UNITS] = "at least once"
     wanted = []
     for spec in topics.TOPICS:
         days = None if spec.retention_ms is None else spec.retention_ms // DAY_MS
@@ -175,6 +175,7 @@ def test_every_counter_is_explained() -> None:
             "update-user-state",
             "rank-candidates",
             "update-training-log",
+            "update-experiment-metrics",
             "aggregate-items and aggregate-groups",
             "store-item-features",
         )

@@ -201,7 +201,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "units.jsonl").write_text('{"experiment":"ranker","arm":"new","unit":"a","clicks":"many"}\n')
     code, said = run(tmp_path, "--units", str(tmp_path / "units.jsonl"))
     assert code == 1 and "line 1" in said and "clicks" in said
-    assert run(tmp_path)[0] == 1
+    assert run(tmp_path, "--units", "a", "--rows", "b")[0] == 1
     code, said = run(tmp_path, "--units", str(tmp_path / "units.jsonl"), name="other")
     assert code == 1 and "has no experiment other" in said
 
