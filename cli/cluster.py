@@ -147,7 +147,8 @@ def submit_training_log(
 
 def submit_experiments(stack: Stack, *, namespace: str = "", savepoint: str | None = None) -> str:
     """The job's id."""
-    return _submit(stack, Job.EXPERIMENTS, stack.connections(namespace), [], savepoint)
+    where = stack.connections(namespace)
+    return _submit(stack, Job.EXPERIMENTS, where, ["--redis-url", where.redis_url], savepoint)
 
 
 def submit_item_aggregates(stack: Stack, *, namespace: str = "", savepoint: str | None = None) -> str:

@@ -56,6 +56,7 @@ _JOB_WRITES = (
     topics.EVENTS_DLQ,
     topics.EVENTS_LATE,
     topics.EXPERIMENT_UNITS,
+    topics.EXPERIMENT_METRICS,
 )
 
 # The same of jobs/training_log.py.

@@ -30,6 +30,29 @@ class UnitMetrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     bot: bool = False
 
 
+class ArmMetrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An arm's totals over all its units on one surface and segment, since the job has its state; and the metrics made of them.
+
+    For dashboards: a decision needs the spread between units, which `riffle experiments report` takes from UnitMetrics.
+    """
+
+    experiment: str
+    arm: str
+    surface: str
+    segment: str
+    state_epoch: int
+    update_no: int
+    exposures: int = 0
+    clicks: int = 0
+    carts: int = 0
+    purchases: int = 0
+    revenue: float = 0.0
+    sessions: int = 0
+    lists: int = 0
+    latency_ms: float = 0.0  # summed over lists
+    metrics: dict[str, float] = {}  # by the names of RATIOS; absent where nothing was counted yet
+
+
 # Metric -> value and weight, of a unit; the metric is their ratio over all units.
 RATIOS = {
     "ctr": ("clicks", "exposures"),
@@ -47,5 +70,7 @@ def unit_key(one: UnitMetrics) -> bytes:
     return f"{one.experiment}|{one.arm}|{one.day}|{one.surface}|{one.segment}|{one.unit}".encode()
 
 
+encode_arm = msgspec.json.Encoder().encode
+decode_arm = msgspec.json.Decoder(ArmMetrics).decode
 encode_unit = msgspec.json.Encoder().encode
 decode_unit = msgspec.json.Decoder(UnitMetrics).decode

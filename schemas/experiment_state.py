@@ -26,9 +26,16 @@ class Cell(msgspec.Struct, array_like=True):
     lists: int = 0
     latency_ms: float = 0.0
 
+    def add(self, more: Cell) -> None:
+        for field in COUNTED:
+            setattr(self, field, getattr(self, field) + getattr(more, field))
+
     @property
     def name(self) -> tuple[str, str, int, str, str]:
         return (self.experiment, self.arm, self.day, self.surface, self.segment)
+
+
+COUNTED = ("exposures", "clicks", "carts", "purchases", "revenue", "sessions", "lists", "latency_ms")
 
 
 class ExperimentState(msgspec.Struct, array_like=True):

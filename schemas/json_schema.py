@@ -13,7 +13,7 @@ import msgspec
 
 from schemas.control import ControlRecord
 from schemas.event import Event
-from schemas.experiment_metrics import UnitMetrics
+from schemas.experiment_metrics import ArmMetrics, UnitMetrics
 from schemas.experiments import Definition
 from schemas.features import Feature
 from schemas.identity import IdentityRecord
@@ -56,6 +56,9 @@ CONTRACTS: dict[str, Contract] = {
         UnitMetrics,
         "Metrics of a unit",
         "the value of a record on `experiment-units`; a line of the file for `riffle experiments report`",
+    ),
+    "experiment-arm": Contract(
+        ArmMetrics, "Metrics of an arm", "the value of a record on `experiment-metrics`; the Redis field `arm`"
     ),
     "feature": Contract(Feature, "Feature definition", "an entry of schemas/features.toml"),
     "identity": Contract(IdentityRecord, "Identity record", "the value of a record on `identity`; internal"),

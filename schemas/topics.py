@@ -36,6 +36,7 @@ EVENTS_LATE = "events-late"
 TRAINING_ROWS = "training-rows"
 TRAINING_UNMATCHED = "training-unmatched"
 EXPERIMENT_UNITS = "experiment-units"
+EXPERIMENT_METRICS = "experiment-metrics"
 
 TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(name=EVENTS, purpose="what users do, keyed u:<user> or s:<session>"),
@@ -87,6 +88,14 @@ TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(
         name=EXPERIMENT_UNITS,
         purpose="totals of each unit in each arm, keyed experiment|arm|day|surface|segment|unit",
+        retention_ms=None,
+        compacted=True,
+        compression="lz4",
+    ),
+    TopicSpec(
+        name=EXPERIMENT_METRICS,
+        purpose="totals of each arm, keyed experiment|arm|surface|segment",
+        partitions=1,
         retention_ms=None,
         compacted=True,
         compression="lz4",

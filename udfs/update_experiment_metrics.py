@@ -4,6 +4,8 @@ Key: the user, as on `interactions`; `p:<topic>:<partition>` for records without
 State: one versioned blob (schemas.experiment_state): the arms of the newest lists and the totals of the last three days. It is
 cleared 35 days after the user's last record by an event-time timer. Records of a day whose totals are gone are counted and left
 out, and so is what cannot be read; all decisions are in udfs.logic.experiment_log.
+
+Main output: by how much an arm's totals changed. Tagged output: records for `experiment-units`.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ from typing import Any
 import msgspec
 from pyflink.common import Row
 from pyflink.common.typeinfo import Types
+from pyflink.datastream import OutputTag
 from pyflink.datastream.functions import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import ValueStateDescriptor
 
 from schemas import topics
 from schemas.experiment_metrics import encode_unit, unit_key
-from schemas.experiment_state import ExperimentState, decode, encode
+from schemas.experiment_state import COUNTED, ExperimentState, decode, encode
 from schemas.interaction import decode_interaction
 from schemas.keys import PARTITION_PREFIX
 from schemas.ranking import decode_list
@@ -33,8 +36,8 @@ UID = "update-experiment-metrics"
 class UpdateExperimentMetrics(KeyedProcessFunction):
     """Reads state, calls udfs.logic.experiment_log, writes state, emits."""
 
-    def __init__(self, namespace: str) -> None:
-        self._namespace = namespace
+    def __init__(self, units: OutputTag, namespace: str) -> None:
+        self._units, self._namespace = units, namespace
 
     def open(self, runtime_context: RuntimeContext) -> None:
         require_thread_mode(UID, runtime_context)
@@ -42,7 +45,7 @@ class UpdateExperimentMetrics(KeyedProcessFunction):
         self._state = runtime_context.get_state(ValueStateDescriptor("experiments", Types.PICKLED_BYTE_ARRAY()))
         self._counters = Counters(runtime_context.get_metrics_group())
 
-    def process_element(self, value: Row, ctx: Any) -> Iterator[Row]:
+    def process_element(self, value: Row, ctx: Any) -> Iterator[Any]:
         record = Record(*value)
         if ctx.get_current_key().startswith(PARTITION_PREFIX):
             self._counters.add("records_unreadable")
@@ -66,7 +69,11 @@ class UpdateExperimentMetrics(KeyedProcessFunction):
         self._state.update(encode(state))
         for one in taken.units:
             self._counters.add("totals")
-            yield to_row(TopicRecord(topics.EXPERIMENT_UNITS, unit_key(one), encode_unit(one)), self._namespace)
+            total = TopicRecord(topics.EXPERIMENT_UNITS, unit_key(one), encode_unit(one))
+            yield self._units, to_row(total, self._namespace)
+        for delta in taken.deltas:
+            name = f"{delta.experiment}|{delta.arm}|{delta.surface}|{delta.segment}"
+            yield Row(name, *(getattr(delta, field) for field in COUNTED))
 
     def on_timer(self, timestamp: int, ctx: Any) -> Iterator[Row]:
         blob = self._state.value()

@@ -28,9 +28,10 @@ _SURFACES = 16
 
 
 class Taken(NamedTuple):
-    """Totals that changed, and whether the record came too late for its day's."""
+    """Totals that changed, by how much (nothing of a bot's), and whether the record came too late for its day's."""
 
     units: list[UnitMetrics]
+    deltas: list[Cell] = []
     late: bool = False
 
 
@@ -48,10 +49,8 @@ def take_list(state: ExperimentState, made: RankedList) -> Taken:
     cells = _cells(state, arms, made.created_ms, made.surface)
     if cells is None:
         return Taken([], late=True)
-    for cell in cells:
-        cell.lists += 1
-        cell.latency_ms += made.receipt.stage_ms.get("total", 0.0)
-    return Taken([_unit(state, made.key, cell) for cell in cells])
+    latency_ms = made.receipt.stage_ms.get("total", 0.0)
+    return _taken(state, made.key, cells, [Cell(*cell.name, lists=1, latency_ms=latency_ms) for cell in cells])
 
 
 def take_interaction(state: ExperimentState, one: Interaction) -> Taken:
@@ -72,20 +71,29 @@ def take_interaction(state: ExperimentState, one: Interaction) -> Taken:
     cells = _cells(state, arms, one.ts_ms, surface)
     if cells is None:
         return Taken([], late=True)
+    deltas = []
     for cell in cells:
+        delta = Cell(*cell.name)
         if state.counted.get(cell.experiment) != state.session_ms:
             state.counted[cell.experiment] = state.session_ms
-            cell.sessions += 1
+            delta.sessions = 1
         if isinstance(event, Impression):
-            cell.exposures += 1
+            delta.exposures = 1
         elif isinstance(event, Click):
-            cell.clicks += 1
+            delta.clicks = 1
         elif isinstance(event, AddToCart):
-            cell.carts += 1
+            delta.carts = 1
         elif isinstance(event, Purchase):
-            cell.purchases += 1
-            cell.revenue += sum((line.price or 0.0) * line.quantity for line in event.props.items)
-    return Taken([_unit(state, one.key, cell) for cell in cells])
+            delta.purchases = 1
+            delta.revenue = sum((line.price or 0.0) * line.quantity for line in event.props.items)
+        deltas.append(delta)
+    return _taken(state, one.key, cells, deltas)
+
+
+def _taken(state: ExperimentState, key: str, cells: list[Cell], deltas: list[Cell]) -> Taken:
+    for cell, delta in zip(cells, deltas):
+        cell.add(delta)
+    return Taken([_unit(state, key, cell) for cell in cells], [] if state.bot else deltas)
 
 
 def _cells(state: ExperimentState, arms: dict[str, str], ts_ms: int, surface: str) -> list[Cell] | None:
