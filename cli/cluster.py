@@ -34,6 +34,7 @@ class Job(str, Enum):
     PERSONALISE = "personalise"
     ITEM_AGGREGATES = "item-aggregates"
     TRAINING_LOG = "training-log"
+    EXPERIMENTS = "experiments"
 
 
 def up(
@@ -67,7 +68,7 @@ def submit(
 ) -> None:
     """Submit a job to the local cluster, exactly as `flink run` does on yours (README, "Your own cluster").
 
-    Each job needs a slot, so a TaskManager, of its own: `riffle up --task-managers 3` for all three.
+    Each job needs a slot, so a TaskManager, of its own: `riffle up --task-managers 4` for all four.
 
     Examples:
 
@@ -88,6 +89,8 @@ def submit(
             if job is Job.PERSONALISE
             else submit_training_log(stack, savepoint=savepoint)
             if job is Job.TRAINING_LOG
+            else submit_experiments(stack, savepoint=savepoint)
+            if job is Job.EXPERIMENTS
             else submit_item_aggregates(stack, savepoint=savepoint)
         )
         err.print("Submitted; waiting until every task runs.")
@@ -142,6 +145,12 @@ def submit_training_log(
 ) -> str:
     """The job's id. `options` are the job's own, such as `--click-s`."""
     return _submit(stack, Job.TRAINING_LOG, where or stack.connections(), options, savepoint)
+
+
+def submit_experiments(stack: Stack, *, namespace: str = "", savepoint: str | None = None) -> str:
+    """The job's id."""
+    where = stack.connections(namespace)
+    return _submit(stack, Job.EXPERIMENTS, where, ["--redis-url", where.redis_url], savepoint)
 
 
 def submit_item_aggregates(stack: Stack, *, namespace: str = "", savepoint: str | None = None) -> str:

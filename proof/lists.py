@@ -89,10 +89,10 @@ def evaluate_tables(
         else np.full(count, np.nan)
     )
     if slate == "cascade":
-        of_shown, propensity = _down_the_list(rows, of_shown, propensity)
-    seen = np.bincount(item, minlength=items) > 0
-    unseen = float(chance[~seen[target_item]].sum() / max(chance.sum(), 1e-12))
-    return evaluate(Logged(reward, propensity, of_shown, model.of(item), q_target, user, unseen=unseen), clip, seed)
+        of_shown, propensity, above = _down_the_list(rows, of_shown, propensity)
+        q_target = q_target * above
+    # Which items the logs show at all says nothing here: a catalogue has more items than any log shows. The mean weight does.
+    return evaluate(Logged(reward, propensity, of_shown, model.of(item), q_target, user), clip, seed)
 
 
 def _of_shown(place: Ints, item: Ints, target_place: Ints, target_item: Ints, chance: Floats, items: int) -> Floats:
@@ -104,23 +104,26 @@ def _of_shown(place: Ints, item: Ints, target_place: Ints, target_item: Ints, ch
     return np.where(found, chance[order][at], 0.0)
 
 
-def _down_the_list(rows: pa.Table, target: Floats, propensity: Floats) -> tuple[Floats, Floats]:
-    """Products from the top of each list; NaN from the first place on of which no row tells."""
+def _down_the_list(rows: pa.Table, target: Floats, propensity: Floats) -> tuple[Floats, Floats, Floats]:
+    """Products from the top of each list, NaN from the first place on of which no row tells; and the weight of the places above."""
     lists = _codes(rows["list_id"])[1]
     rank = np.asarray(rows["rank"].cast(pa.int64()), dtype=np.int64)
     order = np.lexsort((rank, lists))
     both = np.stack([target, propensity])[:, order]
-    previous, place, product = -1, 0, np.ones(2)
+    above = np.empty(len(order))
+    previous, place, product, before = -1, 0, np.ones(2), np.ones(2)
     for column, (of_list, at) in enumerate(zip(lists[order], rank[order])):
         if of_list != previous:
-            previous, place, product = of_list, 0, np.ones(2)
-        # An impression may come twice; a place that was never seen breaks the product.
-        product = product if at == place - 1 else product * both[:, column] if at == place else product * np.nan
+            previous, place, product, before = of_list, 0, np.ones(2), np.ones(2)
+        if at != place - 1:  # else an impression that came twice
+            # A place that was never seen breaks the product.
+            before, product = product, product * (both[:, column] if at == place else np.nan)
         place = int(at) + 1
         both[:, column] = product
-    out = np.empty_like(both)
-    out[:, order] = both
-    return np.nan_to_num(out[0]), out[1]
+        above[column] = before[0] / before[1]
+    out, weight = np.empty_like(both), np.empty_like(above)
+    out[:, order], weight[order] = both, above
+    return np.nan_to_num(out[0]), out[1], np.nan_to_num(weight)
 
 
 # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -30,9 +30,6 @@ BUCKETS = 10_000
 HOLDOUT = "holdout"  # the name under which a list's arms say that the unit is in the holdout
 CROSSED = "crossed"  # and that another unit's lists may have been seen under the same person's eyes
 HOLDOUT_SHARES = (0.01, 0.05)
-# What `riffle experiments report` can compute; a guardrail names one of them.
-METRICS = ("ctr", "cart_rate", "conversion_rate", "revenue_per_session", "session_depth", "latency_ms")
-
 # Part of a hashed text: the bar between its parts must not be in it.
 Label = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$(?!\n)")]
 Share = Annotated[float, Meta(ge=0, le=1)]

@@ -13,6 +13,7 @@ import msgspec
 
 from schemas.control import ControlRecord
 from schemas.event import Event
+from schemas.experiment_metrics import ArmMetrics, UnitMetrics
 from schemas.experiments import Definition
 from schemas.features import Feature
 from schemas.identity import IdentityRecord
@@ -53,6 +54,14 @@ CONTRACTS: dict[str, Contract] = {
     "control": Contract(ControlRecord, "Control record", "the value of a record on `control`"),
     "policy": Contract(Policy, "Slate policy", "a policy file (as TOML), and the field `policy` of a control record"),
     "experiments": Contract(Definition, "Definition of experiments", "a TOML file for `riffle experiments`"),
+    "experiment-unit": Contract(
+        UnitMetrics,
+        "Metrics of a unit",
+        "the value of a record on `experiment-units`; a line of the file for `riffle experiments report`",
+    ),
+    "experiment-arm": Contract(
+        ArmMetrics, "Metrics of an arm", "the value of a record on `experiment-metrics`; the Redis field `arm`"
+    ),
     "feature": Contract(Feature, "Feature definition", "an entry of schemas/features.toml"),
     "identity": Contract(IdentityRecord, "Identity record", "the value of a record on `identity`; internal"),
 }

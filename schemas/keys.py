@@ -53,6 +53,11 @@ def popular_redis_key(namespace: str, surface: str) -> str:
     return f"{namespace}popular:{surface}"
 
 
+def experiment_redis_key(namespace: str, arm_key: str) -> str:
+    """Redis key of an arm's totals; `arm_key` is that of the record on `experiment-metrics`."""
+    return f"{namespace}experiment:{_hash_tag(arm_key)}"
+
+
 def item_features_redis_key(namespace: str, version: int, row_key: str) -> str:
     """Redis key of a row of item features, of one version of the row; see schemas.features_row."""
     return f"{namespace}item-features:v{version}:{_hash_tag(row_key)}"

@@ -5,6 +5,8 @@
     hash  <namespace>popular:<surface>         items              a JSON list of item ids, for users without a list
     hash  <namespace>item-features:v<row version>:{<level>|<name>}
                                                version, row       the newest counters of an item or group (features_row)
+    hash  <namespace>experiment:{<experiment>|<arm>|<surface>|<segment>}
+                                               version, arm       the newest ArmMetrics (experiment_metrics)
 
 `version` is what compare-and-set compares: 32 lower-case hex digits, so that text order is number order.
 
@@ -29,10 +31,12 @@ LIST_FIELD = "list"
 FEATURES_FIELD = "features"
 POPULAR_FIELD = "items"
 ROW_FIELD = "row"
+ARM_FIELD = "arm"
 
 _DAY_MS = 86_400_000
 LIST_TTL_MS = 7 * _DAY_MS
 FEATURES_TTL_MS = 7 * _DAY_MS
+ARM_TTL_MS = 90 * _DAY_MS
 ROW_TTL_MS = 29 * _DAY_MS  # nothing is counted for longer than 28 days
 
 CAS_SCRIPT = """\

@@ -36,6 +36,8 @@ EVENTS_DLQ = "events-dlq"
 EVENTS_LATE = "events-late"
 TRAINING_ROWS = "training-rows"
 TRAINING_UNMATCHED = "training-unmatched"
+EXPERIMENT_UNITS = "experiment-units"
+EXPERIMENT_METRICS = "experiment-metrics"
 
 TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(name=EVENTS, purpose="what users do, keyed u:<user> or s:<session>"),
@@ -88,6 +90,21 @@ TOPICS: tuple[TopicSpec, ...] = (
         name=TRAINING_UNMATCHED,
         purpose="what could not be joined: reason, ids and time",
         retention_ms=30 * _DAY_MS,
+        compression="lz4",
+    ),
+    TopicSpec(
+        name=EXPERIMENT_UNITS,
+        purpose="totals of each unit in each arm, keyed experiment|arm|day|surface|segment|unit",
+        retention_ms=None,
+        compacted=True,
+        compression="lz4",
+    ),
+    TopicSpec(
+        name=EXPERIMENT_METRICS,
+        purpose="totals of each arm, keyed experiment|arm|surface|segment",
+        partitions=1,
+        retention_ms=None,
+        compacted=True,
         compression="lz4",
     ),
 )

@@ -4,7 +4,7 @@
 
 Ids are kept once, in a dictionary of at most 256; everything else is fixed-width columns over it, so that reading is slicing:
 no per-action object is built. A full user (250 distinct ids of 16 bytes, counters, 64 hashes, 512 B of seen items) fits
-in 8 KB, a typical one (30 actions) in 1 KB: tests/unit/test_user_state.py holds both.
+in 8 KB, a typical one (30 actions) in 1.1 KB: tests/unit/test_user_state.py holds both.
 
 When the layout changes, a release first learns to read the new version and still writes the old one; the release after it
 writes the new. So a rollback by one release always finds state that it can read.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from jobs import item_aggregates, training_log
+from jobs import experiments, item_aggregates, training_log
 from jobs.personalise import NAME, RANKED_TOPICS, RECORDS_TOPICS
 from schemas import access, topics
 from schemas.connections import SECRETS, Connections
@@ -28,6 +28,7 @@ def test_the_job_may_write_what_it_writes_and_read_what_it_reads() -> None:
         *RECORDS_TOPICS,
         *EXACTLY_ONCE_TOPICS,
         topics.ITEM_FEATURES,
+        *experiments.TOPICS,
     }
     assert may(access.JOB, "Read") == {
         topics.EVENTS,
@@ -37,11 +38,13 @@ def test_the_job_may_write_what_it_writes_and_read_what_it_reads() -> None:
         topics.ITEMS,
         topics.INTERACTIONS,
         topics.ITEM_FEATURES,
+        topics.RANKED_FEED,
     }
     others = {(grant.kind, grant.name, grant.prefixed) for grant in access.kafka_grants(access.JOB, "eu-")}
     group = f"eu-riffle-{NAME}"
     aggregates = f"eu-riffle-{item_aggregates.NAME}"
-    wanted = {(access.GROUP, group, False), (access.GROUP, aggregates, False), (access.TRANSACTION, group, True)}
+    proof = f"eu-riffle-{experiments.NAME}"
+    wanted = {(access.GROUP, name, False) for name in (group, aggregates, proof)} | {(access.TRANSACTION, group, True)}
     assert wanted <= others
 
 

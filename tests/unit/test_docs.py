@@ -12,6 +12,7 @@ import pytest
 from typer.main import get_command
 
 from cli.main import app
+from jobs.experiments import TOPICS as EXPERIMENT_TOPICS
 from jobs.personalise import RANKED_TOPICS, RECORDS_TOPICS
 from jobs.training_log import TOPICS as TRAINING_TOPICS
 from schemas import topics
@@ -79,6 +80,7 @@ def test_the_table_of_topics_is_the_code() -> None:
     guarantees = dict.fromkeys((*RANKED_TOPICS, *RECORDS_TOPICS), "at least once")
     guarantees |= dict.fromkeys((*EXACTLY_ONCE_TOPICS, *TRAINING_TOPICS), "exactly once")
     guarantees[topics.ITEM_FEATURES] = "at least once"
+    guarantees |= dict.fromkeys(EXPERIMENT_TOPICS, "at least once")
     wanted = []
     for spec in topics.TOPICS:
         days = None if spec.retention_ms is None else spec.retention_ms // DAY_MS
@@ -175,6 +177,8 @@ def test_every_counter_is_explained() -> None:
             "update-user-state",
             "rank-candidates",
             "update-training-log",
+            "update-experiment-metrics",
+            "aggregate-arms and store-arm-metrics",
             "aggregate-items and aggregate-groups",
             "store-item-features",
         )

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": {"schemas", "udfs/logic", "models", "udfs"},
     "local": {"schemas"},
     "trials": {"connect", "schemas", "client", "local"},
-    "demo": {"schemas", "client"},
+    "demo": {"schemas", "proof", "client"},
     "cli": {"connect", "schemas", "udfs/logic", "models", "udfs", "client", "jobs", "local", "trials", "demo", "proof"},
 }
 # What a worker imports to serve a bundle: it must run where torch is not installed.

@@ -1,0 +1,120 @@
+"""Experiments from end to end: published over control, stamped on lists, kept through a login, measured, reported.
+
+A stack of its own: the definition would put other tests' users into arms.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import msgspec
+import pytest
+
+from cli.cluster import publish, publish_items, submit_experiments
+from cli.experiments import units_on_topic
+from demo.world import load
+from local.stack import Ports, Stack
+from proof.report import report
+from schemas import topics
+from schemas.control import PublishExperiments
+from schemas.experiment_metrics import UnitMetrics
+from schemas.experiments import Arm, Definition, Experiment, Holdout, Layer
+from schemas.ranking import RankedList
+from schemas.topics import TOPICS
+from tests.e2e.engine import Engine, event, new_user, raw, wait_for
+from udfs.logic.experiments import Assignment
+
+USERS = 40
+ITEMS = [item.item_id for item in load().items[:50]]
+BEGIN = datetime.now(timezone.utc) - timedelta(hours=1)
+RUNNING = Experiment(
+    name="ranker",
+    arms=(Arm(name="control", weight=0.5), Arm(name="popular", weight=0.5, bundle="demo-popularity")),
+    start=BEGIN,
+    end=BEGIN + timedelta(days=7),
+)
+DEFINITION = Definition(
+    version="e2e-1",
+    salt="e2e",
+    layers=(Layer(name="ranking", experiments=(RUNNING,)),),
+    holdout=Holdout(share=0.05, bundle="demo-popularity"),
+)
+
+
+@pytest.fixture
+def engine(tmp_path: Any) -> Iterator[Engine]:
+    stack = Stack(tmp_path / "stack", Ports.free(), task_managers=2, say=lambda _: None)
+    try:
+        stack.start()
+        stack.create_topics(TOPICS)
+        running = Engine(stack)
+        publish_items(running.where, load().items)
+        running.submit()
+        running.warm_up()
+        yield running
+    finally:
+        stack.stop()
+
+
+def test_arms_are_on_lists_through_a_login_and_totals_are_exact(engine: Engine) -> None:
+    value = msgspec.json.encode(PublishExperiments(DEFINITION))
+    publish(engine.where, topics.CONTROL, [(b"experiments", value)])
+    measuring = submit_experiments(engine.stack)
+    engine.stack.wait_running(measuring)
+    assignment = Assignment(DEFINITION)
+    with engine.events() as events, engine.feed() as feed:
+
+        def click(user: str | None, session: str) -> RankedList:
+            """A click, and the list that has seen it."""
+            body = event(user, item_id=ITEMS[0], session_id=session)
+            token = events.send(raw(body))
+            answer = feed.get(user, at_least=token.event_id, wait_ms=20_000, session_id=session)
+            assert answer.met and answer.list is not None
+            return answer.list
+
+        def stamped() -> bool:
+            return bool(click("probe", "probe").receipt.arms)
+
+        wait_for(stamped, 60, "lists carry arms")
+        # The arm's bundle is loaded when it is first asked for.
+        wait_for(lambda: all(_bundle_fits(click(f"warm-{n}", f"warm-{n}")) for n in range(8)), 60, "bundles are loaded")
+        sessions = [new_user("visit") for _ in range(USERS)]
+        seen = {}
+        for session in sessions:
+            anonymous = click(None, session).receipt
+            known = click(f"account-{session}", session).receipt
+            expected = assignment.of(f"s:{session}", "", "home", int(time.time() * 1000))
+            assert expected is not None
+            assert anonymous.arms == known.arms == expected.arms
+            assert known.bundle == (expected.bundle or "demo-3")
+            seen[f"u:account-{session}"] = expected.arms
+        in_test = {user: arms["ranker"] for user, arms in seen.items() if "ranker" in arms}
+        assert set(in_test.values()) == {"control", "popular"}
+
+        def totals() -> dict[str, UnitMetrics]:
+            found = units_on_topic(engine.where, 30)
+            return {one.unit: one for one in found if one.unit in in_test and one.surface == "home"}
+
+        wait_for(lambda: totals().keys() == in_test.keys(), 60, "all lists are counted")
+        for user in in_test:
+            for kind in ("impression", "impression", "click"):
+                events.send(raw(event(user[2:], kind, ITEMS[1], session_id=user.removeprefix("u:account-"))))
+
+        def shown() -> dict[str, UnitMetrics] | None:
+            found = totals()
+            return found if all(one.exposures == 2 and one.clicks >= 1 for one in found.values()) else None
+
+        found = wait_for(shown, 60, "all impressions are counted")
+    assert {user: one.arm for user, one in found.items()} == in_test
+    assert {one.sessions for one in found.values()} == {1} and not any(one.crossed for one in found.values())
+    read = report(RUNNING, found.values())
+    assert sum(read.units.values()) == len(in_test) and read.sample_ratio_p > 0.001
+    assert engine.restarts == 0
+
+
+def _bundle_fits(made: RankedList) -> bool:
+    arm = made.receipt.arms.get("ranker", "popular")
+    return made.receipt.bundle == ("demo-popularity" if arm == "popular" else "demo-3")

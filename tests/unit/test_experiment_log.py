@@ -1,0 +1,134 @@
+"""Totals of a user in arms: what counts for which, and what does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from schemas.experiment_metrics import UnitMetrics, unit_key
+from schemas.experiment_state import VERSION, ExperimentState, decode, encode
+from schemas.interaction import Interaction
+from schemas.ranking import Freshness, RankedList, Receipt
+from schemas.user_state import UnknownStateVersion
+from tests.fakes import DAY, HOUR, MINUTE, NOW, event
+from udfs.logic.experiment_log import KEPT_DAYS, Taken, take_interaction, take_list
+
+TODAY = NOW // DAY
+
+
+def ranked(arms: dict[str, str], surface: str = "home", list_no: int = 1, at_ms: int = NOW) -> RankedList:
+    freshness = Freshness(event_no=4, last_event_id=None, last_event_ts_ms=None, recent=[], offsets={})
+    receipt = Receipt(freshness, "b1", "r1", "p1", {}, arms, {"total": 3.5}, {})
+    return RankedList("L", "u:alice", surface, 7, list_no, at_ms, [], receipt, "click")
+
+
+def happened(kind: str, ts_ms: int = NOW, surface: str | None = "home", **props: Any) -> Interaction:
+    props = {"surface": surface, **props} if surface else props
+    fields = {} if kind == "purchase" else {"item": "i1"}
+    return Interaction("u:alice", 1, 7, event(kind, ts_ms=ts_ms, props=props, **fields), ts_ms, 0, 0, ts_ms)
+
+
+class User:
+    def __init__(self) -> None:
+        self.state = ExperimentState()
+        self.totals: dict[bytes, UnitMetrics] = {}
+
+    def take(self, one: RankedList | Interaction) -> Taken:
+        self.state = decode(encode(self.state))  # as between two records
+        taken = take_list(self.state, one) if isinstance(one, RankedList) else take_interaction(self.state, one)
+        self.totals |= {unit_key(total): total for total in taken.units}
+        return taken
+
+    def of(self, experiment: str = "ranker", **fields: Any) -> list[UnitMetrics]:
+        return [
+            one
+            for one in self.totals.values()
+            if one.experiment == experiment and all(getattr(one, name) == value for name, value in fields.items())
+        ]
+
+
+@pytest.fixture
+def alice() -> User:
+    user = User()
+    user.take(ranked({"ranker": "new"}))
+    return user
+
+
+ORDER = {"order_id": "o", "items": [{"item_id": "a", "quantity": 2, "price": 3.0}, {"item_id": "b", "price": 1.5}]}
+
+
+def test_everything_counts_for_the_arm_of_the_surface(alice: User) -> None:
+    for kind in ("impression", "impression", "click", "add_to_cart"):
+        alice.take(happened(kind))
+    alice.take(happened("purchase", **ORDER))
+    (total,) = alice.of()
+    assert msgspec.to_builtins(total) == {
+        "experiment": "ranker", "arm": "new", "unit": "u:alice", "day": TODAY, "surface": "home", "exposures": 2, "clicks": 1,
+        "carts": 1, "purchases": 1, "revenue": 7.5, "sessions": 1, "lists": 1, "latency_ms": 3.5,
+    }  # fmt: skip
+
+
+def test_what_comes_before_the_first_list_counts_for_nothing() -> None:
+    user = User()
+    assert user.take(happened("click")).units == []
+    user.take(ranked({"ranker": "new"}))
+    user.take(happened("click", NOW + 5))
+    (total,) = user.of()
+    assert (total.clicks, total.sessions) == (1, 1)
+
+
+def test_surfaces_have_arms_of_their_own(alice: User) -> None:
+    alice.take(ranked({"cart-order": "b"}, "cart", 2))
+    alice.take(happened("click", surface="cart"))
+    assert [one.clicks for one in alice.of("cart-order")] == [1] and [one.clicks for one in alice.of()] == [0]
+    alice.take(happened("purchase", surface=None, **ORDER))
+    assert [one.purchases for name in ("ranker", "cart-order") for one in alice.of(name, surface="")] == [1, 1]
+
+
+def test_an_ended_experiment_counts_no_more(alice: User) -> None:
+    alice.take(ranked({}, list_no=2))
+    assert alice.take(happened("click")).units == []
+
+
+def test_an_older_list_changes_no_arm(alice: User) -> None:
+    alice.take(ranked({"ranker": "newer"}, list_no=9))
+    alice.take(ranked({"ranker": "new"}, list_no=8))
+    alice.take(happened("click"))
+    assert [one.clicks for one in alice.of(arm="newer")] == [1] and [one.clicks for one in alice.of(arm="new")] == [0]
+
+
+def test_sessions_end_with_a_gap(alice: User) -> None:
+    for minute in (0, 10, 20, 51, 60):
+        alice.take(happened("click", NOW + minute * MINUTE))
+    assert [one.sessions for one in alice.of()] == [2]
+
+
+def test_days_and_devices_are_kept_apart(alice: User) -> None:
+    alice.take(happened("click"))
+    alice.take(happened("click", NOW + DAY, context={"device": "mobile"}))
+    assert [(one.day, one.segment, one.clicks) for one in alice.of()] == [(TODAY, "", 1), (TODAY + 1, "mobile", 1)]
+
+
+def test_a_late_event_changes_its_day_while_that_is_kept(alice: User) -> None:
+    alice.take(happened("click"))
+    alice.take(happened("click", NOW + DAY))
+    alice.take(happened("click", NOW + HOUR))
+    assert [one.clicks for one in alice.of(day=TODAY)] == [2]
+    alice.take(happened("click", NOW + KEPT_DAYS * DAY))
+    late = alice.take(happened("click"))
+    assert late.late and late.units == []
+
+
+def test_bots_and_crossovers_are_marked(alice: User) -> None:
+    bot = msgspec.structs.replace(happened("click"), notes=["bot"])
+    alice.take(bot)
+    assert alice.of()[0].bot
+    alice.take(ranked({"ranker": "new", "crossed": "crossed"}, list_no=2))
+    assert alice.of()[0].crossed and not alice.of("crossed")
+
+
+def test_an_unknown_state_is_refused() -> None:
+    with pytest.raises(UnknownStateVersion, match=f"version {VERSION + 1}"):
+        decode(encode(ExperimentState(version=VERSION + 1)))
