@@ -112,6 +112,7 @@ class Tail(msgspec.Struct, array_like=True):
     idle_timer_h: int = 0  # the clean-up timer, in hours since 1970; 0 where none is set
     candidates: dict[str, list[str]] = {}  # surface -> what its caller handed in; empty: too many to remember
     released_ms: int = 0  # of an anonymous key: time of the newest logout
+    busy: tuple[int, int, int, int, int] | None = None  # acts in a minute and on a day: udfs/logic/flags.py
 
 
 class UserState:
