@@ -9,6 +9,7 @@ from cli import (
     cluster,
     dead_letters,
     doctor,
+    evaluate,
     features,
     feed,
     importing,
@@ -42,6 +43,7 @@ app.command("chaos")(chaos.chaos)
 app.command("parity")(training_parity.parity)
 app.command("activate")(cluster.activate)
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(features.app, name="features")
 app.add_typer(redis.app, name="redis")
 app.add_typer(training.app, name="training-rows")

@@ -11,12 +11,14 @@ touched: shops differ most in how often people come back to an item.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from models.baselines.contract import Floats, Tick
 from models.evaluation.session_files import DAY_S, Doubles, Ints, Prefixes, Sessions
+
+_WINDOW = 10  # places that item-kNN looks to either side
 
 
 class NeighbourSettings(NamedTuple):
@@ -24,13 +26,13 @@ class NeighbourSettings(NamedTuple):
     recent: int = 5000  # the newest sessions that share an item, of which the neighbours are chosen
     position_decay: float = 2.0  # places: an item n places back weighs e^(-n / this)
     match_decay: float = 2.0  # places: the same, for how far back the newest shared item is
-    distance_decay: float = 2.0  # places between the item and the shared one in the neighbour
-    before: float = 0.7  # weight of items that stand before the shared one, against those after it
-    age_decay_days: float = 60.0
-    length_power: float = 0.5  # of the neighbour's number of items, that its likeness is divided by
-    idf_power: float = 0.5  # of log(sessions / sessions with the item)
+    distance_decay: float = 1.0  # places between the item and the shared one in the neighbour
+    before: float = 0.4  # weight of items that stand before the shared one, against those after it
+    age_decay_days: float = 200.0
+    length_power: float = 0.25  # of the neighbour's number of items, that its likeness is divided by
+    idf_power: float = 0.25  # of log(sessions / sessions with the item)
     seen: float = 1.0  # factor of items of the session
-    last: float = 0.5  # factor of its last item
+    last: float = 16.0  # factor of its last item
 
 
 class Found(NamedTuple):
@@ -41,13 +43,16 @@ class Found(NamedTuple):
 
 
 class VSKNN:
-    """Asks sessions that began before the prefix was made, and never the prefix's own."""
+    """Asks all training sessions; items that none of them has stand below, by popularity."""
+
+    logits: ClassVar[bool] = False
 
     def __init__(self, settings: NeighbourSettings = NeighbourSettings()) -> None:
         self.settings = settings
 
     def fit(self, training: Sessions, tick: Tick) -> None:
         self._sessions = training
+        self.popularity = popularity(training)
         self._of_event = np.repeat(np.arange(len(training)), training.lengths)
         self._place = np.arange(len(training.items)) - training.starts[self._of_event]
         order = np.argsort(training.items, kind="stable")
@@ -63,17 +68,13 @@ class VSKNN:
         tick(1, 1)
 
     def score(self, asked: Prefixes) -> Floats:
-        scores = np.zeros((len(asked), self._sessions.n_items), np.float32)
-        for row in range(len(asked)):
-            found = self.found(asked.items(row), asked.sessions.times[asked.ends[row] - 1], len(self._sessions))
-            scores[row, found.items] = found.scores
-        return scores
+        return spread(self.popularity, [self.found(asked.items(row), asked.now(row)) for row in range(len(asked))])
 
-    def found(self, prefix: Ints, now: float, before: int) -> Found:
-        """Scores by the sessions with numbers below `before`; `now` in seconds, when the prefix's last event was."""
+    def found(self, prefix: Ints, now: float) -> Found:
+        """The items of the prefix's neighbours; `now` in seconds, when the prefix's last event was."""
         settings = self.settings
         items, back = _last_places(prefix)
-        events, shared = self._events(items, before)
+        events, shared = self._events(items)
         if not len(events):
             return Found(events, np.zeros(0))
         sessions = self._of_event[events]
@@ -111,15 +112,71 @@ class VSKNN:
         scores *= np.where(found == last, settings.last, np.where(np.isin(found, own), settings.seen, 1.0))
         return Found(found, scores)
 
-    def _events(self, items: Ints, before: int) -> tuple[Ints, Ints]:
-        """Training events on those items in sessions below `before`; and which of the items each is on."""
+    def _events(self, items: Ints) -> tuple[Ints, Ints]:
+        """Training events on those items, and which of the items each is on; the newest, where an item has very many."""
         parts, shared = [], []
         for number, item in enumerate(items):
             events = self._by_item[self._item_starts[item] : self._item_starts[item + 1]]
-            events = events[: np.searchsorted(self._of_event[events], before)]
-            parts.append(events[-4 * self.settings.recent :])
+            parts.append(events[-self.settings.recent :])
             shared.append(np.full(len(parts[-1]), number))
         return np.concatenate(parts), np.concatenate(shared)
+
+
+class ItemKNN:
+    """What stood near each of the prefix's items, by the cosine of sessions in common; nearer and later weigh more."""
+
+    logits: ClassVar[bool] = False
+
+    def __init__(self, settings: NeighbourSettings = NeighbourSettings()) -> None:
+        self.settings = settings
+
+    def fit(self, training: Sessions, tick: Tick) -> None:
+        settings, n = self.settings, training.n_items
+        self.popularity = popularity(training)
+        session = np.repeat(np.arange(len(training)), training.lengths)
+        keys, weights = [np.zeros(0, np.int64)], [np.zeros(0)]
+        for away in range(1, _WINDOW + 1):
+            first, second = training.items[:-away], training.items[away:]
+            together = (session[:-away] == session[away:]) & (first != second)
+            near = np.exp(-(away - 1) / settings.distance_decay / 2)
+            for a, b, weight in ((first, second, near), (second, first, near * settings.before)):
+                keys.append(a[together] * n + b[together])
+                weights.append(np.full(int(together.sum()), weight))
+        pairs, at = np.unique(np.concatenate(keys), return_inverse=True)
+        self._others = pairs % n
+        sizes = np.sqrt(np.maximum(1, np.bincount(training.items, minlength=n)))
+        self._weights = np.bincount(at, np.concatenate(weights), minlength=len(pairs))
+        self._weights /= sizes[pairs // n] * sizes[self._others]
+        self._starts = np.searchsorted(pairs, np.arange(n + 1) * n)
+        tick(1, 1)
+
+    def score(self, asked: Prefixes) -> Floats:
+        return spread(self.popularity, [self.found(asked.items(row)) for row in range(len(asked))])
+
+    def found(self, prefix: Ints) -> Found:
+        items, back = _last_places(prefix)
+        parts = [slice(self._starts[item], self._starts[item + 1]) for item in items]
+        decays = np.exp(-back / self.settings.position_decay)
+        others = np.concatenate([self._others[part] for part in parts])
+        weights = np.concatenate([self._weights[part] * decay for part, decay in zip(parts, decays)])
+        found, at = np.unique(others, return_inverse=True)
+        return Found(found, np.bincount(at, weights, minlength=len(found)))
+
+
+def popularity(training: Sessions) -> Doubles:
+    """Shares of all events, so that their order decides where nothing else does."""
+    return np.bincount(training.items, minlength=training.n_items) / max(1, len(training.items))
+
+
+def spread(below: Doubles, found: list[Found]) -> Floats:
+    """(P, N): what was found, each row scaled into 1 … 2, above all that was not."""
+    scores = np.tile(below.astype(np.float32), (len(found), 1))
+    for row, one in enumerate(found):
+        if len(one.items) and one.scores.max() > 0:
+            scores[row, one.items] = np.where(
+                one.scores > 0, 1.0 + one.scores / one.scores.max(), scores[row, one.items]
+            )
+    return scores
 
 
 def _last_places(prefix: Ints) -> tuple[Ints, Ints]:

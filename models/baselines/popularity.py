@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from models.baselines.contract import Floats, Tick
@@ -10,6 +12,8 @@ from models.evaluation.session_files import Prefixes, Sessions
 
 class Popularity:
     """By the number of events in training."""
+
+    logits: ClassVar[bool] = False
 
     def fit(self, training: Sessions, tick: Tick) -> None:
         self._counts = np.bincount(training.items, minlength=training.n_items).astype(np.float32)

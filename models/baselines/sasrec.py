@@ -14,7 +14,9 @@ class SelfAttention(nn.Module):
         dim = settings.dim
         self.places = nn.Parameter(torch.randn(CAP, dim) * 0.02)
         self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(dim, settings.heads, 2 * dim, settings.dropout, batch_first=True, norm_first=True)
+            nn.TransformerEncoderLayer(
+                dim, settings.heads, 2 * dim, settings.dropout, batch_first=True, norm_first=True
+            )
             for _ in range(settings.layers)
         )
         self.norm = nn.LayerNorm(dim)

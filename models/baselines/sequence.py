@@ -10,7 +10,7 @@ drawn (Klenitskiy and Vasilev, 2023, found that this, and not the architecture, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -34,9 +34,9 @@ class SequenceSettings(NamedTuple):
     batch: int = 64  # sessions
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
-    epochs: int = 20  # at most
+    epochs: int = 12  # at most
     patience: int = 2
-    validation: int = 2000  # prefixes, at most
+    validation: int = 1500  # prefixes, at most
 
 
 class SequenceNet(nn.Module):
@@ -44,24 +44,22 @@ class SequenceNet(nn.Module):
 
     def __init__(self, n_items: int, settings: SequenceSettings, encoder: nn.Module) -> None:
         super().__init__()
-        self.items = nn.Embedding(n_items + 1, settings.dim, padding_idx=n_items)
-        self.bias = nn.Parameter(torch.zeros(n_items))
+        # Sparse: a step touches some thousands of a shop's items, and pays for those alone.
+        self.items = nn.Embedding(n_items + 1, settings.dim, padding_idx=n_items, sparse=True)
+        self.bias = nn.Embedding(n_items + 1, 1, sparse=True)
         self.dropout = nn.Dropout(settings.item_dropout)
         self.encoder = encoder
         nn.init.normal_(self.items.weight, std=settings.dim**-0.5)
+        nn.init.zeros_(self.bias.weight)
 
-    def forward(self, rows: Tensor) -> Tensor:  # (B, L) -> (B, L, D)
-        return self.encoder(self.dropout(self.items(rows)))
-
-    def logits(self, states: Tensor, candidates: Tensor | None = None) -> Tensor:  # (P, D), (C,) -> (P, C)
-        vectors, bias = self.items.weight[:-1], self.bias
-        if candidates is not None:
-            vectors, bias = vectors[candidates], bias[candidates]
-        return states @ vectors.T + bias
+    def forward(self, vectors: Tensor) -> Tensor:  # (B, L, D) of items -> (B, L, D)
+        return self.encoder(self.dropout(vectors))
 
 
 class SequenceModel:
     """NextItem over a SequenceNet. `make` builds the encoder; everything is drawn from `seed`."""
+
+    logits: ClassVar[bool] = True
 
     def __init__(
         self, make: Callable[[SequenceSettings], nn.Module], settings: SequenceSettings, seed: int = 0
@@ -97,30 +95,39 @@ class SequenceModel:
         counts = np.bincount(training.items, minlength=training.n_items)
         sampling = torch.from_numpy(counts.astype(np.float32) ** settings.sample_power * (counts > 0))
         log_q = torch.log(sampling / sampling.sum() * settings.negatives + 1e-12)
-        rates = [
-            {"params": [self._net.items.weight, self._net.bias], "weight_decay": 0.0},
-            {"params": list(self._net.encoder.parameters()), "weight_decay": settings.weight_decay},
-        ]
-        optimiser = torch.optim.AdamW(rates, lr=settings.learning_rate)
+        net, rate = self._net, settings.learning_rate
+        dense = list(net.encoder.parameters())
+        optimisers = (
+            torch.optim.SparseAdam([net.items.weight, net.bias.weight], lr=rate),
+            torch.optim.AdamW(dense, lr=rate, weight_decay=settings.weight_decay),
+        )
         for epoch in range(1, epochs + 1):
             self._net.train()
             for rows, targets in batches(training, settings.batch, rng):
                 drawn = torch.multinomial(sampling, min(settings.negatives, int((sampling > 0).sum())))
                 loss = self._loss(rows, targets, drawn, log_q)
-                optimiser.zero_grad(set_to_none=True)
+                for optimiser in optimisers:
+                    optimiser.zero_grad(set_to_none=True)
                 loss.backward()
-                nn.utils.clip_grad_norm_(self._net.parameters(), 5.0)
-                optimiser.step()
+                nn.utils.clip_grad_norm_(dense, 5.0)
+                for optimiser in optimisers:
+                    optimiser.step()
             tick(done + epoch, of)
             yield epoch
 
     def _loss(self, rows: Tensor, targets: Tensor, drawn: Tensor, log_q: Tensor) -> Tensor:
         net = self._net
-        real = targets < net.items.num_embeddings - 1
-        states, wanted = net(rows)[real], targets[real]  # (P, D), (P,)
-        own = (states * net.items(wanted)).sum(-1) + net.bias[wanted]
-        others = net.logits(states, drawn) - log_q[drawn].clamp(max=0.0)
-        others = others.masked_fill(wanted[:, None] == drawn, -1e9)
+        batch, length = rows.shape
+        vectors = net.items(
+            torch.cat((rows.reshape(-1), targets.reshape(-1), drawn))
+        )  # one lookup, one sparse gradient
+        inputs, true, samples = vectors.split((batch * length, batch * length, len(drawn)))
+        real = (targets < net.items.num_embeddings - 1).reshape(-1)
+        states = net(inputs.view(batch, length, -1)).reshape(batch * length, -1)[real]  # (P, D)
+        bias = net.bias(torch.cat((targets.reshape(-1)[real], drawn)))[:, 0]
+        own = (states * true[real]).sum(-1) + bias[: len(states)]  # (P,)
+        others = states @ samples.T + bias[len(states) :] - log_q[drawn].clamp(max=0.0)  # (P, M)
+        others = others.masked_fill(targets.reshape(-1)[real][:, None] == drawn, -1e9)
         return (torch.logsumexp(torch.cat((own[:, None], others), dim=1), dim=1) - own).mean()
 
     @torch.no_grad()
@@ -132,15 +139,14 @@ class SequenceModel:
         for row, length in enumerate(lengths):
             rows[row, :length] = asked.sessions.items[asked.ends[row] - length : asked.ends[row]]
         longest = int(lengths.max())
-        states = self._net(torch.from_numpy(rows[:, :longest]))
+        states = self._net(self._net.items(torch.from_numpy(rows[:, :longest])))
         return states[torch.arange(len(asked)), torch.from_numpy(lengths - 1)]
 
     @torch.no_grad()
     def score(self, asked: Prefixes) -> Floats:
-        parts = [
-            self._net.logits(self.states(asked.part(slice(at, at + 512)))).numpy() for at in range(0, len(asked), 512)
-        ]
-        return np.concatenate(parts)
+        vectors, bias = self._net.items.weight[:-1], self._net.bias.weight[:-1, 0]
+        parts = [self.states(asked.part(slice(at, at + 512))) @ vectors.T + bias for at in range(0, len(asked), 512)]
+        return np.concatenate([part.numpy() for part in parts])
 
 
 def batches(sessions: Sessions, size: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:

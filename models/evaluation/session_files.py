@@ -86,6 +86,10 @@ class Prefixes(NamedTuple):
     def items(self, at: int) -> Ints:
         return self.sessions.items[self.begins[at] : self.ends[at]]
 
+    def now(self, at: int) -> float:
+        """When the prefix's last event was, in seconds."""
+        return float(self.sessions.times[self.ends[at] - 1])
+
     def part(self, rows: Ints | slice) -> Prefixes:
         return Prefixes(self.sessions, self.begins[rows], self.ends[rows], self.targets[rows])
 
@@ -114,8 +118,12 @@ def read(training: Path, test: Path) -> Split:
     ids, codes = np.unique(first.items, return_inverse=True)
     at = np.minimum(np.searchsorted(ids, second.items), len(ids) - 1)
     known = ids[at] == second.items
-    test_sessions = _sessions(second.sessions[known], at[known], None if second.ts is None else second.ts[known], len(ids))
-    split = Split(_sessions(first.sessions, codes, first.ts, len(ids)), test_sessions, ids.tolist(), int((~known).sum()))
+    test_sessions = _sessions(
+        second.sessions[known], at[known], None if second.ts is None else second.ts[known], len(ids)
+    )
+    split = Split(
+        _sessions(first.sessions, codes, first.ts, len(ids)), test_sessions, ids.tolist(), int((~known).sum())
+    )
     if not len(prefixes(split.test)):
         raise InvalidFile(
             f"{test}: no session has two events on items of {training}, so there is nothing to predict: "
@@ -171,7 +179,9 @@ def _seconds(path: Path, column: pa.ChunkedArray) -> Doubles:
     seconds = column.to_numpy().astype(np.float64)
     if not np.isfinite(seconds).all():
         row = int(np.flatnonzero(~np.isfinite(seconds))[0]) + 2
-        raise InvalidFile(f"{path}: ts is {seconds[row - 2]} in line {row}: write a finite time, or leave the column out.")
+        raise InvalidFile(
+            f"{path}: ts is {seconds[row - 2]} in line {row}: write a finite time, or leave the column out."
+        )
     return seconds / 1000 if len(seconds) and np.median(seconds) > _MILLISECONDS_FROM else seconds
 
 
