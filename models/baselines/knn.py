@@ -10,7 +10,6 @@ touched: shops differ most in how often people come back to an item.
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -58,13 +57,11 @@ class VSKNN:
         order = np.argsort(training.items, kind="stable")
         self._by_item = order  # events of an item, in order of their session
         self._item_starts = np.searchsorted(training.items[order], np.arange(training.n_items + 1))
-        pairs = np.unique(np.stack((training.items, self._of_event)), axis=1)
-        in_sessions = np.bincount(pairs[0], minlength=training.n_items)
-        idf = np.log((1 + len(training)) / (1 + in_sessions)).clip(min=1e-3)
-        self._idf = idf**self.settings.idf_power
-        self._own_items = np.bincount(pairs[1], minlength=len(training))  # different items of each session
+        keys = np.unique(training.items * len(training) + self._of_event)  # item and session, each pair once
+        in_sessions = np.bincount(keys // len(training), minlength=training.n_items)
+        self._idf = np.log((1 + len(training)) / (1 + in_sessions)).clip(min=1e-3)
+        self._own_items = np.bincount(keys % len(training), minlength=len(training))  # different items of each session
         self._began = training.times[training.starts[:-1]] if len(training) else np.zeros(0)
-        self._age_matters = training.timed and math.isfinite(self.settings.age_decay_days)
         tick(1, 1)
 
     def score(self, asked: Prefixes) -> Floats:
@@ -84,7 +81,7 @@ class VSKNN:
         candidates, at = np.unique(sessions, return_inverse=True)
         likeness = np.bincount(at, np.where(first, np.exp(-back[shared] / settings.position_decay), 0.0))
         likeness /= self._own_items[candidates] ** settings.length_power
-        if self._age_matters:
+        if self._sessions.timed:
             age_days = np.maximum(now - self._began[candidates], 0.0) / DAY_S
             likeness *= np.exp(-age_days / settings.age_decay_days)
         likeness[: max(0, len(candidates) - settings.recent)] = 0.0  # numbers are in order of time
@@ -108,7 +105,7 @@ class VSKNN:
         near = np.exp(-np.abs(away) / settings.distance_decay)
         each = np.repeat(weight, lengths) * np.where(away >= 0, near, settings.before * near)
         found, at = np.unique(training.items[events], return_inverse=True)
-        scores = np.bincount(at, each, minlength=len(found)) * self._idf[found]
+        scores = np.bincount(at, each, minlength=len(found)) * self._idf[found] ** settings.idf_power
         scores *= np.where(found == last, settings.last, np.where(np.isin(found, own), settings.seen, 1.0))
         return Found(found, scores)
 

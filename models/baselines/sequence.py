@@ -76,7 +76,8 @@ class SequenceModel:
         best, chosen = -1.0, 1
         self.curve: list[float] = []
         for epoch in self._epochs(early, settings.epochs, tick, 2 * settings.epochs):
-            found = ranks_in_rows(self.score(asked), asked.targets)
+            parts = [asked.part(slice(at, at + 256)) for at in range(0, len(asked), 256)]
+            found = np.concatenate([ranks_in_rows(self.score(part), part.targets) for part in parts])
             self.curve.append(float(reciprocal(found, 20).mean() + (found <= 20).mean()))
             if self.curve[-1] > best:
                 best, chosen = self.curve[-1], epoch

@@ -47,23 +47,22 @@ def tuned(early: Sessions, late: Sessions, tick: Tick = unwatched) -> NeighbourS
     """The best of CHOICES by HR@20 + MRR@20, chosen one setting after the other."""
     asked = prefixes(late)
     rows = np.random.default_rng(0).permutation(len(asked))[:_PREFIXES]
-    asked, best = asked.part(np.sort(rows)), NeighbourSettings()
-    quality = _quality(best, early, asked)
+    asked, best, model = asked.part(np.sort(rows)), NeighbourSettings(), VSKNN()
+    model.fit(early, unwatched)
+    quality = _quality(model, asked)
     done, of = 0, sum(len(values) for _, values in CHOICES)
     for name, values in CHOICES:
         for value in values:
-            other = best._replace(**{name: value})
-            found = _quality(other, early, asked)
+            model.settings = best._replace(**{name: value})  # read when it is asked, so that one fit serves all
+            found = _quality(model, asked)
             if found > quality:
-                best, quality = other, found
+                best, quality = model.settings, found
             done += 1
             tick(done, of)
     return best
 
 
-def _quality(settings: NeighbourSettings, early: Sessions, asked: Prefixes) -> float:
-    model = VSKNN(settings)
-    model.fit(early, unwatched)
+def _quality(model: VSKNN, asked: Prefixes) -> float:
     ranks = np.full(len(asked), np.iinfo(np.int64).max)
     for row, target in enumerate(asked.targets):
         found = model.found(asked.items(row), asked.now(row))

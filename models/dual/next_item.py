@@ -18,7 +18,7 @@ from models.baselines.contract import Floats, Tick, unwatched
 from models.baselines.knn import VSKNN, Found, ItemKNN
 from models.baselines.tuning import tuned
 from models.dual.ranker import DualRanker, DualSettings, Examples
-from models.evaluation.session_files import Doubles, Ints, Prefixes, Sessions, held_out, prefixes
+from models.evaluation.session_files import Doubles, Ints, InvalidFile, Prefixes, Sessions, held_out, prefixes
 
 _NEWEST, _OLDER = 10, 30  # events that the session and the history stack read
 _FROM_SESSIONS, _FROM_ITEMS, _OWN = 60, 20, 20  # candidates of each source; sources overlap
@@ -31,6 +31,8 @@ FEATURES = (
 
 
 class DualSequence:
+    """NextItem. `fit` raises InvalidFile where the sessions are too few."""
+
     logits: ClassVar[bool] = True
 
     def __init__(
@@ -50,7 +52,10 @@ class DualSequence:
         candidates = [self._candidates(asked, row) for row in range(len(asked))]
         reachable = np.array([row for row, one in enumerate(candidates) if asked.targets[row] in one.items])
         if not len(reachable):
-            reachable = np.zeros(0, np.int64)
+            raise InvalidFile(
+                "Neighbours find what came next in none of the newest training sessions, so there is nothing to fit "
+                "dual_sequence on: give more sessions, or leave it out of --models."
+            )
         self._ranker.fit(examples(asked.part(reachable), [candidates[row] for row in reachable]), tick)
         self._count(training)
 

@@ -198,7 +198,8 @@ def _of_lists(tops: Ints, counts: Ints, vectors: Ints) -> dict[str, float]:
 def _item_sessions(training: Sessions) -> Ints:
     """(2, n) pairs of item and session, each once, sorted by item."""
     session = np.repeat(np.arange(len(training)), training.lengths)
-    return np.unique(np.stack((training.items, session)), axis=1)
+    keys = np.unique(training.items * len(training) + session)
+    return np.stack((keys // len(training), keys % len(training)))
 
 
 def _diversity(tops: Ints, pairs: Ints, sample: int = 200) -> float:

@@ -103,11 +103,20 @@ def prefixes(sessions: Sessions) -> Prefixes:
 
 
 def held_out(sessions: Sessions, share: float = 0.1) -> tuple[Sessions, Sessions]:
-    """The newest share of sessions apart, for choosing settings; their events on items the others lack are left out."""
+    """The newest share of sessions apart, for choosing settings; their events on items the others lack are left out.
+
+    Raises InvalidFile where that leaves nothing to predict.
+    """
     begin = max(1, int(len(sessions) * (1 - share)))
     early = sessions.chosen(np.arange(begin))
     late = sessions.chosen(np.arange(begin, len(sessions)))
-    return early, late.only(np.bincount(early.items, minlength=early.n_items) > 0)
+    late = late.only(np.bincount(early.items, minlength=early.n_items) > 0)
+    if not len(prefixes(late)) or not len(prefixes(early)):
+        raise InvalidFile(
+            f"The newest {share:.0%} of the {len(sessions)} training sessions, which settings are chosen on, hold no two "
+            "events on items of the others: give more sessions, or choose --models popularity,last_interacted,item_knn."
+        )
+    return early, late
 
 
 def read(training: Path, test: Path) -> Split:

@@ -86,6 +86,12 @@ def test_what_is_held_out_is_newest_and_holds_no_item_that_the_rest_lacks(tmp_pa
     assert set(late.items) <= set(early.items)
 
 
+def test_too_few_sessions_to_choose_settings_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", "session_id,item_id\n1,a\n1,b\n2,c\n2,d\n")
+    with pytest.raises(InvalidFile, match="give more sessions, or choose --models"):
+        held_out(session_files.read(path, path).training, 0.5)
+
+
 def test_a_log_is_cut_by_gap_and_by_day() -> None:
     day_ms = 86_400_000
     events = [Event("u", "a", 0), Event("u", "b,c", 30 * 60_000), Event("v", "a", 5), Event("u", "a", 60 * 60_000 + 1)]

@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from models.evaluation.outcomes import Confidence
 from models.evaluation.ranks import bootstrap, hit_rate, ndcg, paired, ranks_in_lists, ranks_in_rows, reciprocal
+from models.evaluation.report import calibration_error
 
 
 def test_ranks_count_what_stands_at_least_as_high() -> None:
@@ -53,3 +55,11 @@ def test_the_paired_test_sees_a_difference_and_no_other() -> None:
     # With no difference, p is spread evenly: about 5 in 100 below .05.
     below = sum(paired(rng.normal(size=100), np.zeros(100), np.arange(100), seed).p < 0.05 for seed in range(100))
     assert below <= 12
+
+
+def test_calibration_error_is_the_distance_of_claim_and_truth() -> None:
+    rng = np.random.default_rng(4)
+    claimed = rng.uniform(size=20_000)
+    right = rng.uniform(size=20_000) < claimed
+    assert calibration_error(Confidence(claimed, right)) < 0.02
+    assert calibration_error(Confidence(np.full(100, 0.9), np.arange(100) % 2 == 0)) == pytest.approx(0.4)
