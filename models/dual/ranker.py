@@ -1,6 +1,6 @@
 """The dual-sequence ranker on lists: both stacks over what the visitor did, pooled for each candidate of the list.
 
-    dense (C, F) ─ quantile bins + numbers ─ x ─ block over the list ─ candidate c ──────────┐
+    dense (C, F) ─ quantile bins + numbers ─ candidate x ────────────────────────────────────┐
     newest actions ─ session stack ─ pooling per candidate ─ r_S ─┐                          ├ head ─ logit of each member
     older actions  ─ history stack ─ pooling per candidate ─ r_H ─┴ gate ─ u ────────────────┘
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.baselines.contract import Floats, Tick
-from models.ranker import Block, RankerConfig, Stack, norm, pool
+from models.ranker import RankerConfig, Stack, norm, pool
 
 Ints = NDArray[np.int64]
 _FAR = -1e9
@@ -33,13 +33,13 @@ class DualSettings(NamedTuple):
     members: int = 8
     dropout: float = 0.2
     feature_dropout: float = 0.1
+    sequence_dropout: float = 0.3
     batch: int = 64  # lists
-    epochs: int = 14
+    epochs: int = 8
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     average_from: float = 0.5  # weights are averaged from this share of the steps on
     sequences: bool = True  # for the ablation
-    context: bool = True
     bins_on: bool = True
 
 
@@ -114,17 +114,17 @@ class DualNet(nn.Module):
         self.mix = nn.Sequential(nn.ReLU(), nn.Dropout(settings.dropout), nn.Linear(dim, dim))
         self.places = nn.Embedding(_PLACES, dim)
         self.elsewhere = nn.Embedding(2, dim)
-        self.block = Block(config)
         self.session, self.history = Stack(config, 1), Stack(config, 1)
         self.item, self.query, self.projection = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.gate = nn.Sequential(nn.Linear(2 * dim + 4, 16), nn.ReLU(), nn.Linear(16, 1))
-        self.head_in = nn.Linear(4 * dim, dim)
+        self.head_in, self.head_sequences = nn.Linear(dim, dim), nn.Linear(2 * dim, dim, bias=False)
         self.member_in = nn.Parameter(1 + 0.5 * torch.randn(settings.members, dim))
         self.head_hidden = nn.Linear(dim, dim)
         self.member_out = nn.Parameter(torch.randn(settings.members, dim) * dim**-0.5)
         self.dropout = nn.Dropout(settings.dropout)
         nn.init.normal_(self.bin_table.weight, std=0.02)
         nn.init.normal_(self.places.weight, std=0.3)
+        nn.init.zeros_(self.head_sequences.weight)  # the sequences have to earn their say
 
     def forward(self, batch: Batch) -> Tensor:  # (B, C, M)
         lists, candidates, features = batch.bins.shape
@@ -132,13 +132,15 @@ class DualNet(nn.Module):
         if self.settings.bins_on:
             x = x + self.bin_table(batch.bins.view(-1, features)).view(lists, candidates, -1)
         x = x + self.mix(x)  # (B, C, D)
-        c = self.block(x, batch.padding[:, None, :]) if self.settings.context else x
-        place = self.places(torch.arange(candidates).clamp(max=_PLACES - 1))
-        parts = [c, torch.zeros_like(c), torch.zeros_like(c)]
+        hidden = self.head_in(self.dropout(x))
         if self.settings.sequences:
-            u, match = self._pooled(c + place, self.item(x) + place, batch)
-            parts = [c, u, match]
-        hidden = torch.relu(self.head_in(self.dropout(torch.cat((*parts, x), dim=-1))))
+            place = self.places(torch.arange(candidates).clamp(max=_PLACES - 1))
+            u, match = self._pooled(x + place, self.item(x) + place, batch)
+            said = self.head_sequences(self.dropout(torch.cat((u, match), dim=-1)))
+            if self.training:  # some lists go without, so that the dense part does not come to rely on them
+                said = said * (torch.rand(lists, 1, 1) >= self.settings.sequence_dropout)
+            hidden = hidden + said
+        hidden = torch.relu(hidden)
         each = hidden[..., None, :] * self.member_in  # (B, C, M, D)
         each = self.dropout(torch.relu(self.head_hidden(each)))
         return (each * self.member_out).sum(-1) + batch.padding[..., None]
