@@ -10,6 +10,7 @@ from cli import (
     cluster,
     dead_letters,
     doctor,
+    evaluate,
     experiments,
     explaining,
     features,
@@ -54,6 +55,7 @@ app.command("parity")(training_parity.parity)
 app.command("activate")(cluster.activate)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(experiments.app, name="experiments")
+app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(features.app, name="features")
 app.add_typer(ope.app, name="ope")
 app.add_typer(policy.app, name="policy")
