@@ -240,8 +240,8 @@ def test_every_riffle_command_and_option_exists(name: str) -> None:
     for line in spoken(PAGES[name]).splitlines():
         for words in re.findall(r"(?<![\w/-])riffle ((?:[\w<>:./…-]+ ?)+)", line.partition(" #")[0]):
             command, given = get_command(app), words.split()
-            while hasattr(command, "commands"):
-                command = command.commands.get(given.pop(0)) if given else None
+            while given and hasattr(command, "commands"):  # a group may be named alone
+                command = command.commands.get(given.pop(0))
             options = {
                 option
                 for parameter in getattr(command, "params", [])
