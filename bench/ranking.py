@@ -2,7 +2,7 @@
 
     hit     history encoding from the cache, session encoded, candidates gathered from tables: what serving does
     miss    the same, history encoded first
-    naive   one ONNX graph that encodes both sequences and projects every candidate at each call
+    naive   one ONNX graph that encodes both sequences, padded to their caps, and projects every candidate at each call
     torch   the model as it is trained, one thread
 
 128 wide with random weights: cost does not depend on them. Catalogue and tables are those of the shipped bundle. The naive graph
