@@ -90,6 +90,9 @@ _ZIPF = 0.75
 # Quality of Mara's five, in order of STORY: well liked, so that a model has seen them often.
 _STORY_QUALITY = (1.72, 1.68, 1.65, 1.4, 1.0)
 
+# What the world says of an item; fields that schemas.items has besides are not part of it.
+_SAID = ("item_id", "title", "category", "subcategory", "seller", "price", "stock", "vector")
+
 
 @dataclass(frozen=True, eq=False)
 class World:
@@ -113,7 +116,8 @@ class World:
     def checksum(self) -> str:
         """SHA-256 over catalogue, hidden numbers (in thousandths) and constants."""
         digest = hashlib.sha256(VERSION.encode())
-        digest.update(msgspec.json.encode((self.items, SUBCATEGORIES, NATURE, SEED)))
+        said = [{name: getattr(item, name) for name in _SAID} for item in self.items]
+        digest.update(msgspec.json.encode((said, SUBCATEGORIES, NATURE, SEED)))
         for column in (
             self.quality,
             self.style,

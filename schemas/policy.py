@@ -35,7 +35,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from schemas.event import Id, Name
+from schemas.event import Id
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,6 +48,8 @@ LAST_PLACE = 500  # no request may ask for more
 _SUM_TOLERANCE = 1e-6
 
 PolicyVersion = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$(?!\n)")]
+# As schemas.event.Name, or ANY_SURFACE.
+SurfaceOrAny = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^(\*|[A-Za-z0-9_.-]+)$(?!\n)")]
 Place = Annotated[int, Meta(ge=1, le=LAST_PLACE)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1, le=LAST_PLACE)]
@@ -178,7 +180,7 @@ class Policy(_Part, frozen=True):
     """A surface's policy. Rules left out are the default ones; `quotas` are candidates at most, by source."""
 
     version: PolicyVersion
-    surface: Name | Literal["*"] = ANY_SURFACE
+    surface: SurfaceOrAny = ANY_SURFACE
     weights: dict[str, Annotated[float, Meta(ge=0)]] = {}
     quotas: dict[str, Annotated[int, Meta(ge=0, le=1000)]] = {}
     rules: tuple[Rule, ...] = (Seen(), Bought(), Hidden(), OutOfStock())
