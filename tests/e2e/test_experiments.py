@@ -121,7 +121,7 @@ def test_arms_are_on_lists_through_a_login_and_totals_are_exact(engine: Engine) 
             answers = nodes.run([Command(name, ("HGET", name, ARM_FIELD)) for name in names])
             nodes.close()
             held = {arm: decode_arm(answer).clicks if answer else 0 for arm, answer in zip(clicked, answers)}
-            wanted = {arm: 0 for arm in clicked}
+            wanted = dict.fromkeys(clicked, 0)
             for one in units_on_topic(engine.where, 30):
                 if one.experiment == "ranker" and one.surface == "home":
                     wanted[one.arm] += one.clicks
