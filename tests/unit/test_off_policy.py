@@ -65,7 +65,7 @@ def test_estimates_are_unbiased(name: str, runs: list[Report]) -> None:
 
 
 def test_a_reward_model_that_fits_makes_the_estimate_steadier() -> None:
-    """Where an item earns the same of everybody and mostly something: the model is right, and IPS carries all the weights' noise."""
+    """Where an item earns the same of everybody the model is right, and IPS carries all the noise of the weights."""
     rates = np.tile(np.linspace(0.5, 0.95, ITEMS), (KINDS, 1))
     runs = [evaluate(logged(MILD, 500, seed, rates), None, seed) for seed in range(40)]
     spread = {name: np.std([getattr(one, name) for one in runs]) for name in ("ips", "dr")}
