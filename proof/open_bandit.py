@@ -160,13 +160,9 @@ def read(folder: Path, logs: str, campaign: str) -> Impressions:
     position = np.zeros(len(item), dtype=np.int64)
     positions: tuple[str, ...] = ("all",)
     if "position" in table.column_names:
-        names, position = np.unique(
-            np.array(table["position"].cast(pa.string()).to_pylist(), dtype=str), return_inverse=True
-        )
-        positions = tuple(map(str, names))
-    return Impressions(
-        item.astype(np.int64), position.astype(np.int64), _numbers(table["click"]), propensity, items, positions, notes
-    )
+        named = table["position"].cast(pa.string()).fill_null("").combine_chunks().dictionary_encode()
+        positions, position = tuple(named.dictionary.to_pylist()), np.asarray(named.indices, dtype=np.int64)
+    return Impressions(item.astype(np.int64), position, _numbers(table["click"]), propensity, items, positions, notes)
 
 
 def _read_where_present(folder: Path, logs: str, campaign: str) -> Impressions | None:

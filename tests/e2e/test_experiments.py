@@ -15,14 +15,18 @@ import pytest
 
 from cli.cluster import publish, publish_items, submit_experiments
 from cli.experiments import units_on_topic
+from connect.redis import Nodes
+from connect.slots import Command
 from demo.world import load
 from local.stack import Ports, Stack
 from proof.report import report
 from schemas import topics
 from schemas.control import PublishExperiments
-from schemas.experiment_metrics import UnitMetrics
+from schemas.experiment_metrics import UnitMetrics, decode_arm
 from schemas.experiments import Arm, Definition, Experiment, Holdout, Layer
+from schemas.keys import experiment_redis_key
 from schemas.ranking import RankedList
+from schemas.redis_layout import ARM_FIELD
 from schemas.topics import TOPICS
 from tests.e2e.engine import Engine, event, new_user, raw, wait_for
 from udfs.logic.experiments import Assignment
@@ -108,6 +112,23 @@ def test_arms_are_on_lists_through_a_login_and_totals_are_exact(engine: Engine) 
             return found if all(one.exposures == 2 and one.clicks >= 1 for one in found.values()) else None
 
         found = wait_for(shown, 60, "all impressions are counted")
+        clicked = {arm: sum(one.clicks for one in found.values() if one.arm == arm) for arm in ("control", "popular")}
+
+        def of_arms() -> dict[str, int] | None:
+            """Of the users above, and of those who warmed the workers up: what Redis holds of each arm."""
+            nodes = Nodes(engine.where.redis, 5.0)
+            names = [experiment_redis_key(engine.where.redis_namespace, f"ranker|{arm}|home|") for arm in clicked]
+            answers = nodes.run([Command(name, ("HGET", name, ARM_FIELD)) for name in names])
+            nodes.close()
+            held = {arm: decode_arm(answer).clicks if answer else 0 for arm, answer in zip(clicked, answers)}
+            wanted = dict.fromkeys(clicked, 0)
+            for one in units_on_topic(engine.where, 30):
+                if one.experiment == "ranker" and one.surface == "home":
+                    wanted[one.arm] += one.clicks
+            return held if held == wanted else None
+
+        arms = wait_for(of_arms, 60, "the totals of arms are the sums of their units")
+        assert all(arms[arm] >= clicked[arm] > 0 for arm in arms)
     assert {user: one.arm for user, one in found.items()} == in_test
     assert {one.sessions for one in found.values()} == {1} and not any(one.crossed for one in found.values())
     read = report(RUNNING, found.values())
