@@ -39,7 +39,7 @@ def replay_log(
         riffle replay-log events.csv --speed 60x --column user=customer
     """
     with plainly():
-        log = read_log(file, _mapping(columns or []))
+        log = read_log(file, mapping(columns or []))
         if count is not None:
             log = Log(log.events[:count], log.skipped)
         factor = _factor(speed)
@@ -72,7 +72,7 @@ def due(paced: Iterable[tuple[int, TopicRecord]]) -> Iterator[list[TopicRecord]]
         yield batch
 
 
-def _mapping(columns: list[str]) -> dict[str, str]:
+def mapping(columns: list[str]) -> dict[str, str]:
     pairs = [one.partition("=") for one in columns]
     for ours, equals, theirs in pairs:
         if not (ours and equals and theirs):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from cli import (
+    backfill,
     chaos,
     cluster,
     dead_letters,
@@ -34,6 +35,7 @@ app.command("down")(cluster.down)
 app.command("send")(send.send)
 app.command("replay-log")(importing.replay_log)
 app.command("feed")(feed.feed)
+app.command("backfill")(backfill.backfill)
 app.command("explain")(feed.explain)
 app.command("trace")(trace.trace)
 app.command("doctor")(doctor.doctor)

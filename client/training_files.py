@@ -277,10 +277,11 @@ def _gaps(commits: list[Commit], first: int, end: int) -> list[tuple[int, int]]:
 
 
 def _table(rows: list[tuple[Stored, TrainingRow]]) -> pa.Table:
-    return pa.Table.from_pylist([_flat(record, row) for record, row in rows], schema=SCHEMA)
+    return pa.Table.from_pylist([flat(record, row) for record, row in rows], schema=SCHEMA)
 
 
-def _flat(record: Stored, row: TrainingRow) -> dict[str, Any]:
+def flat(record: Stored, row: TrainingRow) -> dict[str, Any]:
+    """A row as SCHEMA has it."""
     served = msgspec.structs.asdict(row.served)
     flat = {
         **msgspec.structs.asdict(row),

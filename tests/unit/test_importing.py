@@ -10,7 +10,7 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 
-from cli.importing import _factor, _mapping, due
+from cli.importing import _factor, due, mapping
 from client.errors import InvalidArgument
 from client.importing import read_log, records
 from schemas import headers
@@ -109,10 +109,10 @@ def test_batches_are_what_is_due_together(tmp_path: Path) -> None:
 
 
 def test_options_that_make_no_sense_are_refused() -> None:
-    assert _mapping(["user=customer"]) == {"user": "customer"}
+    assert mapping(["user=customer"]) == {"user": "customer"}
     for wrong in (["user"], ["=a"], ["user="]):
         with pytest.raises(InvalidArgument, match="write it as"):
-            _mapping(wrong)
+            mapping(wrong)
     assert _factor("60x") == _factor("60") == 60.0
     for speed in ("fast", "0x", "-1", "nan"):
         with pytest.raises(InvalidArgument, match="above 0"):
