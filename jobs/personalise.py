@@ -36,7 +36,13 @@ from udfs.update_user_state import UID as UPDATE_USER_STATE
 
 NAME = "personalise"
 
-RANKED_TOPICS = (topics.RANKED_FEED, topics.RANKED_FEED_LATEST, topics.RANK_RESPONSES, topics.FEATURES)
+RANKED_TOPICS = (
+    topics.RANKED_FEED,
+    topics.RANKED_FEED_LATEST,
+    topics.RANKINGS_LOG,
+    topics.RANK_RESPONSES,
+    topics.FEATURES,
+)
 RECORDS_TOPICS = (
     topics.EVENTS_DLQ,
     topics.EVENTS_LATE,
@@ -100,6 +106,9 @@ def main(
     bundle: str = typer.Option(
         "", help="Bundle version to rank with until control names another; default: the folder's LATEST."
     ),
+    decisions_share: float = typer.Option(
+        1.0, min=0, max=1, help="Share of the lists whose decision record holds all candidates, not only those shown."
+    ),
     parallelism: int = typer.Option(0, help="Parallel subtasks; 0 takes the cluster's default."),
 ) -> None:
     """Submit the personalise job: `flink run -py jobs/personalise.py ...`, see the README."""
@@ -112,7 +121,9 @@ def main(
     env = environment(parallelism)
     streams = Streams(env, connections, NAME)
     settings = Settings(
-        RankSettings(bundles, policy=DEFAULT_POLICY.version), state_epoch=int(time.time()), bundle=bundle or None
+        RankSettings(bundles, policy=DEFAULT_POLICY.version, decisions_share=decisions_share),
+        state_epoch=int(time.time()),
+        bundle=bundle or None,
     )
     outputs = build(
         streams.keyed_by_user([topics.EVENTS, topics.RANK_REQUESTS, topics.IDENTITY]),

@@ -50,6 +50,7 @@ _JOB_WRITES = (
     topics.INTERACTIONS,
     topics.RANKED_FEED,
     topics.RANKED_FEED_LATEST,
+    topics.RANKINGS_LOG,
     topics.FEATURES,
     topics.ITEM_FEATURES,
     topics.EVENTS_DLQ,

@@ -29,6 +29,7 @@ ITEMS = "items"
 INTERACTIONS = "interactions"
 RANKED_FEED = "ranked-feed"
 RANKED_FEED_LATEST = "ranked-feed-latest"
+RANKINGS_LOG = "rankings-log"
 FEATURES = "features"
 ITEM_FEATURES = "item-features"
 EVENTS_DLQ = "events-dlq"
@@ -50,6 +51,12 @@ TOPICS: tuple[TopicSpec, ...] = (
         purpose="the newest list of each user|surface",
         retention_ms=None,
         compacted=True,
+        compression="lz4",
+    ),
+    TopicSpec(
+        name=RANKINGS_LOG,
+        purpose="how each list was made, keyed user|surface",
+        retention_ms=_DAY_MS,
         compression="lz4",
     ),
     TopicSpec(

@@ -14,16 +14,18 @@ import logging
 import time
 from collections import OrderedDict
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import onnxruntime
 from pyflink.common import Row
 from pyflink.datastream.functions import AsyncFunction, RuntimeContext
 
+from models.runtime import runtime
 from models.store import BundleStore, LoadedBundle
 from schemas import topics
 from schemas.connections import Connections
+from schemas.decision import encode_decision
 from schemas.event import Click
 from schemas.features import registry
 from schemas.keys import features_redis_key, list_redis_key, popular_redis_key
@@ -41,9 +43,10 @@ from schemas.redis_layout import FEATURES_FIELD, LIST_FIELD, LIST_TTL_MS, Entry,
 from schemas.user_state import UserState, decode
 from udfs.breaker import Breaker
 from udfs.item_features_replica import ItemFeaturesReplica
+from udfs.logic.decisions import Asked, decision_record
 from udfs.logic.session_features import session_features
 from udfs.logic.sessions import Position, apply_event, freshness
-from udfs.logic.slate import Slate, explain, hidden, rank
+from udfs.logic.slate import NO_FEATURES, ItemFeatures, Slate, explain, hidden, rank
 from udfs.logic.when_to_rank import DEFAULT_POLICY
 from udfs.outputs import StageTimes, Totals, to_row, watch
 from udfs.pace import pace_gauges
@@ -88,6 +91,15 @@ class RankSettings(msgspec.Struct, frozen=True):
     popular_every_s: float = 30.0
     items_wait_s: float = 5.0  # how long the first task waits for the items topic
     policy: str = "1"
+    decisions_share: float = 1.0  # of the lists whose decision record holds every candidate, not only those shown
+
+
+class _Made(NamedTuple):
+    """A list, and what its decision record is made of."""
+
+    ranked: RankedList
+    slate: Slate
+    asked: Asked
 
 
 class RankCandidates(AsyncFunction):
@@ -106,6 +118,7 @@ class RankCandidates(AsyncFunction):
         self._replica.start()
         self._features = ItemFeaturesReplica(self._connections, registry(), self._replica.groups_of)
         self._features.start()
+        self._item_features = ItemFeatures([one.id for one in self._features.features], self._features.fetch)
         self._runner = Runner(onnxruntime.RunOptions)
         self._breaker = Breaker(failures=5, rest_s=1.0, clock=time.monotonic)
         self._redis: RedisWriter | None = None
@@ -182,13 +195,14 @@ class RankCandidates(AsyncFunction):
         started = time.perf_counter()
         state = decode(task.state)
         bundle = self._bundle(task)
-        lists = [await self._list(task, state, bundle, surface, started) for surface in task.surfaces]
+        made = [await self._list(task, state, bundle, surface, started) for surface in task.surfaces]
+        lists = [one.ranked for one in made]
         await _settled(before)
         if task.request is not None and task.request.explain:
             return [_response(lists[0])]
         vector = bundle.session_vector(state, task.now_ms)
-        made = session_features(task.key, task.state_epoch, task.list_no, state, vector)
-        features, bodies = encode_json(made), [encode_json(one) for one in lists]
+        session = session_features(task.key, task.state_epoch, task.list_no, state, vector)
+        features, bodies = encode_json(session), [encode_json(one) for one in lists]
         written = time.perf_counter()
         reached = await self._write(task, features, lists, bodies)
         self._times.took("redis", (time.perf_counter() - written) * 1000)
@@ -198,10 +212,12 @@ class RankCandidates(AsyncFunction):
             lists = [msgspec.structs.replace(one, degraded=[*one.degraded, "redis"]) for one in lists]
             bodies = [encode_json(one) for one in lists]
         records = [TopicRecord(topics.FEATURES, task.key.encode(), features)]
-        for one, body in zip(lists, bodies):
+        for one, body, (_, slate, asked) in zip(lists, bodies, made):
             record_key = f"{task.key}|{one.surface}".encode()
             records.append(TopicRecord(topics.RANKED_FEED, record_key, body))
             records.append(TopicRecord(topics.RANKED_FEED_LATEST, record_key, body))
+            decision = decision_record(task, one, slate, asked, runtime(), self._settings.decisions_share)
+            records.append(TopicRecord(topics.RANKINGS_LOG, record_key, encode_decision(decision)))
         if task.request is not None:
             records.append(_response(lists[0]))
         return records
@@ -219,7 +235,7 @@ class RankCandidates(AsyncFunction):
 
     async def _list(
         self, task: RankTask, state: UserState, bundle: LoadedBundle, surface: str, started: float
-    ) -> RankedList:
+    ) -> _Made:
         request = task.request
         requested = request.candidates if request is not None else None
         if requested is None:
@@ -249,7 +265,7 @@ class RankCandidates(AsyncFunction):
             counts=slate.counts,
             cold_start=slate.cold_start,
         )
-        return RankedList(
+        ranked = RankedList(
             list_id=_list_id(task, surface, slate.items),
             key=task.key,
             surface=surface,
@@ -263,6 +279,7 @@ class RankCandidates(AsyncFunction):
             degraded=[] if self._replica.ready.is_set() else ["items"],
             request_id=request.request_id if request is not None else None,
         )
+        return _Made(ranked, slate, Asked(k, self._settings.candidates, requested is not None))
 
     async def _slate(
         self, task: RankTask, state: UserState, bundle: LoadedBundle, surface: str, k: int, requested: list[str] | None
@@ -282,6 +299,7 @@ class RankCandidates(AsyncFunction):
                 now_ms=task.now_ms,
                 stop=stop,
                 requested=requested,
+                features=self._item_features if self._features.window_end_ms else NO_FEATURES,
             )
             if wants_why:
                 history = bundle.history_encoder(task.key, task.now_ms, stop)(state)

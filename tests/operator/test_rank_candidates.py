@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from schemas import topics
 from schemas.connections import Connections
+from schemas.decision import Decision, decode_decision
 from schemas.features import registry
 from schemas.ranking import (
     RankedList,
@@ -62,6 +64,10 @@ class FakeFeatures(FakeReplica):
         super().__init__()
         self.offsets = {2: 7}
         self.features, self.nulls, self.fetched = registry().item_columns()[:1], {"impressions_2h@1": 3}, 4
+        self.window_end_ms = 0  # no row yet
+
+    def fetch(self, item_ids: list[str], now_ms: int) -> Any:
+        return np.array([[len(item_id)] for item_id in item_ids], np.float32)
 
     def __len__(self) -> int:
         return 5
@@ -195,6 +201,7 @@ def test_a_task_becomes_a_list_on_both_topics(harness: Harness) -> None:
         ("test-features", b"u:alice"),
         ("test-ranked-feed", b"u:alice|home"),
         ("test-ranked-feed-latest", b"u:alice|home"),
+        ("test-rankings-log", b"u:alice|home"),
     ]
     assert by_topic(rows, topics.RANKED_FEED) == by_topic(rows, topics.RANKED_FEED_LATEST)
 
@@ -564,6 +571,46 @@ def test_being_cancelled_does_not_block_the_users_next_task(harness: Harness) ->
     assert (len(lists(first)), second, len(lists(third))) == (1, [], 1)
 
 
+# ── decision records ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def decisions(rows: list[Any]) -> list[Decision]:
+    return [decode_decision(value) for value in by_topic(rows, topics.RANKINGS_LOG)]
+
+
+def test_a_list_leaves_a_record_of_how_it_was_made(harness: Harness) -> None:
+    harness.features.window_end_ms = NOW
+    harness.replica.unavailable.add("item-20")
+    (rows,) = harness.run(task("home", "cart", list_no=5))
+    for ranked, found in zip(lists(rows), decisions(rows)):
+        assert (found.list_id, found.surface, found.key) == (ranked.list_id, ranked.surface, "u:alice")
+        assert (found.shown(), found.complete) == (names(ranked), True)
+        assert found.state == task().state
+        assert len(found.candidates) == 20
+        assert (found.candidates.outcome(0), found.candidates.outcome(19)) == ("shown", "out_of_stock")
+        assert found.candidates.feature_ids == ["impressions_2h@1"]
+        assert found.candidates.feature_rows()[[0, 18]].ravel().tolist() == [6, 7]
+        assert np.isnan(found.candidates.feature_rows()[19]).all()
+        assert found.places.propensity_column().tolist() == [1.0] * 19
+
+
+def test_no_row_of_item_features_is_no_column(harness: Harness) -> None:
+    assert decisions(harness.run(task("home"))[0])[0].candidates.feature_ids == []
+
+
+def test_the_share_of_complete_records_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = Harness(monkeypatch, decisions_share=0.0)
+    (found,) = decisions(harness.run(task("home", request=request(k=3)))[0])
+    assert (found.complete, len(found.candidates), found.k, found.request_id) == (False, 3, 3, "r1")
+    harness.operator.close()
+
+
+def test_a_fallback_is_recorded_as_one(harness: Harness) -> None:
+    harness.bundle.during_score = fail(RuntimeError())
+    (found,) = decisions(harness.run(task("home"))[0])
+    assert (found.fallback, len(found.shown()), found.complete) == ("model_error", 5, False)
+
+
 # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -619,5 +666,4 @@ def test_last_good_lists_are_kept_for_the_newest_users(monkeypatch: pytest.Monke
 
 def test_lists_say_so_while_the_catalogue_is_being_read(harness: Harness) -> None:
     harness.replica.ready.clear()
-    ((*_, ranked, _latest),) = harness.run(task("home"))
-    assert decode_list(ranked[2]).degraded == ["items"]
+    assert lists(harness.run(task("home"))[0])[0].degraded == ["items"]

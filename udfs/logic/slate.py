@@ -2,7 +2,7 @@
 
     candidates (the caller's, else retrieved) ─ filters ─ history encoding (cached) ─ scores ─ top k
 
-Each stage's time and what each filter removed go into the receipt.
+Each stage's time and what each filter removed go into the receipt; what became of each candidate, into the decision record.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from schemas.decision import EXPLOIT, NOT_SHOWN, SHOWN
 from schemas.ranking import Contribution, RankedItem
 from schemas.user_state import ACTIONS, QUERY_MARK, TARGET_MARK, UserState, action_name
 
@@ -49,6 +50,31 @@ class Ranker(Protocol):
         """One finite score a row, higher is better."""
 
 
+class ItemFeatures(NamedTuple):
+    """What is served of candidates beside what the bundle knows: `fetch` answers (C, len(ids)) as of `now_ms`."""
+
+    ids: list[str]  # name@version of the registry
+    fetch: Callable[[list[str], int], Scores]
+
+
+NO_FEATURES = ItemFeatures([], lambda item_ids, _now_ms: np.zeros((len(item_ids), 0), np.float32))
+
+
+@dataclass
+class Considered:
+    """All candidates of a list as columns, and which of them became its places: what the decision record holds."""
+
+    item_ids: list[str]
+    sources: list[str]
+    outcomes: list[str]
+    scores: Scores  # (n,), NaN where none was asked for
+    features: Scores  # (n, features), NaN rows likewise
+    feature_ids: list[str]
+    shown: list[int]  # places among the candidates, best first
+    slots: list[str]  # of each place of the list
+    propensities: npt.NDArray[np.float64]  # of each place of the list, NaN where unknown
+
+
 @dataclass
 class Slate:
     """A ranked list before it is numbered and stamped."""
@@ -57,6 +83,7 @@ class Slate:
     counts: dict[str, int]
     stage_ms: dict[str, float]
     cold_start: str | None = None
+    considered: Considered | None = None  # None for a list that the ranker did not make
 
 
 @dataclass
@@ -84,6 +111,7 @@ def rank(
     now_ms: int,
     stop: Any,
     requested: list[str] | None = None,
+    features: ItemFeatures = NO_FEATURES,
 ) -> Slate:
     """Rank one surface. `requested` are the caller's candidates; without them at most `limit` are retrieved."""
     stages = _Stages()
@@ -101,19 +129,37 @@ def rank(
     for reason in removed.values():
         counts[f"removed_{reason}"] = counts.get(f"removed_{reason}", 0) + 1
     keep = [place for place in range(len(item_ids)) if place not in removed]
+    considered = _considered(item_ids, sources, removed, features.ids)
+    if keep:
+        considered.features[keep] = features.fetch([item_ids[place] for place in keep], now_ms)
     stages.done("candidates")
     if not keep:
-        return Slate([], counts, stages.stage_ms)
+        return Slate([], counts, stages.stage_ms, considered=considered)
     history = encode_history(state)
     stages.done("encode")
     scores = ranker.score(state, history, rows[keep], now_ms, surface, stop)
+    considered.scores[keep] = scores
     stages.done("score")
-    items = [
-        RankedItem(item_ids[keep[place]], round(float(scores[place]), 6), sources[keep[place]])
-        for place in top(scores, k)
-    ]
+    considered.shown = [keep[place] for place in top(scores, k)]
+    items = []
+    for place in considered.shown:
+        items.append(RankedItem(item_ids[place], round(float(considered.scores[place]), 6), sources[place]))
+        considered.outcomes[place] = SHOWN
+    considered.slots = [EXPLOIT] * len(items)
+    considered.propensities = np.ones(len(items))
     stages.done("select")
-    return Slate(items, counts, stages.stage_ms, _cold_start(state, ranker, rows[keep]))
+    return Slate(items, counts, stages.stage_ms, _cold_start(state, ranker, rows[keep]), considered)
+
+
+def _considered(item_ids: list[str], sources: list[str], removed: dict[int, str], feature_ids: list[str]) -> Considered:
+    """Before anything is scored or shown."""
+    count = len(item_ids)
+    outcomes = [NOT_SHOWN] * count
+    for place, reason in removed.items():
+        outcomes[place] = reason
+    scores = np.full(count, np.nan, np.float32)
+    features = np.full((count, len(feature_ids)), np.nan, np.float32)
+    return Considered(item_ids, sources, outcomes, scores, features, feature_ids, [], [], np.zeros(0))
 
 
 def top(scores: Scores, k: int) -> list[int]:
