@@ -122,6 +122,7 @@ def submit_personalise(
     *,
     namespace: str = "",
     savepoint: str | None = None,
+    bundles: Path | None = None,
     bundle: str = "",
     parallelism: int = 0,
     where: Connections | None = None,
@@ -130,6 +131,7 @@ def submit_personalise(
     the rest of it the job reads from the environment."""
     where = where or stack.connections(namespace)
     options = ["--redis-url", where.redis_url]
+    options += ["--bundles", str(bundles)] if bundles else []
     options += ["--bundle", bundle] if bundle else []
     options += ["--parallelism", str(parallelism)] if parallelism else []
     return _submit(stack, Job.PERSONALISE, where, options, savepoint)

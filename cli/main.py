@@ -13,6 +13,7 @@ from cli import (
     features,
     feed,
     importing,
+    init,
     load,
     redis,
     send,
@@ -33,6 +34,7 @@ app.command("up")(cluster.up)
 app.command("submit")(cluster.submit)
 app.command("down")(cluster.down)
 app.command("send")(send.send)
+app.command("init")(init.init)
 app.command("replay-log")(importing.replay_log)
 app.command("feed")(feed.feed)
 app.command("backfill")(backfill.backfill)

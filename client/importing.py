@@ -1,6 +1,6 @@
 """Importing: somebody's own log, as a table, becomes events in order of time.
 
-    csv, csv.gz, parquet ─ columns named ─ row by row ─ event v2, checked ─ shifted so that the log ends when its replay does
+    csv, csv.gz, parquet ─ columns named or guessed ─ row by row ─ event v2, checked ─ shifted: the log ends when its replay does
 
 Two shapes are read: one row per action (user, item, event, ts, and perhaps a session), and the RecSys Challenge 2019 (trivago),
 whose clickouts name the list that was shown. A page view without a dwell time is a click. What has no counterpart is counted.
@@ -9,7 +9,8 @@ whose clickouts name the list that was shown. A page view without a dwell time i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,20 @@ SYNONYMS = {
     "event": ("event", "event_type", "action", "action_type", "type", "behavior"),
     "ts": ("ts", "timestamp", "time", "ts_ms", "event_time"),
     "session": ("sid", "session", "session_id", "sessionid"),
+}
+# A name that holds one of these is taken where no name above is there.
+_PARTS = {
+    "user": ("user", "visitor", "customer", "client", "member", "account", "shopper"),
+    "item": ("item", "product", "article", "sku", "goods", "content", "track", "movie", "hotel"),
+    "session": ("session", "visit"),
+}
+# What else the rows may say of their items.
+ITEM_COLUMNS = {
+    "title": ("title", "name", "item_name", "product_name"),
+    "category": ("category", "category_code", "item_category", "product_category", "categoryid", "category_id"),
+    "subcategory": ("subcategory", "sub_category"),
+    "seller": ("seller", "seller_id", "brand"),
+    "price": ("price", "item_price", "unit_price"),
 }
 KINDS = {
     "view": "click",
@@ -59,6 +74,15 @@ class Imported(NamedTuple):
     body: dict[str, Any]
 
 
+class Guess(NamedTuple):
+    """Which column of the file is taken for what, why, and what stands in it."""
+
+    ours: str
+    theirs: str
+    why: str
+    example: str
+
+
 class Log(msgspec.Struct):
     """`skipped` counts rows that are no event here, by reason."""
 
@@ -76,10 +100,46 @@ def read_log(path: Path, columns: dict[str, str] | None = None) -> Log:
     Raises InvalidArgument naming the file or the column.
     """
     table = _table(path)
-    if {"action_type", "reference", "impressions"} <= set(table.column_names):
+    if _is_trivago(table):
         return _collect(table, _trivago)
-    found = _columns(table.column_names, columns or {}, path)
+    found = _columns(table, columns or {}, path)
     return _collect(table.select(list(found.values())).rename_columns(list(found)), _action)
+
+
+def guess_columns(path: Path, columns: dict[str, str] | None = None) -> list[Guess]:
+    """Which column is what: as given, by its name, or by what stands in it. Raises InvalidArgument for one that cannot be told."""
+    table = _table(path)
+    if _is_trivago(table):
+        return [Guess("all of it", "RecSys Challenge 2019", "action_type, reference, impressions", "trivago")]
+    found = _columns(table, columns or {}, path)
+    given = columns or {}
+
+    def why(ours: str, theirs: str) -> str:
+        if given.get(ours) == theirs:
+            return "given"
+        known = theirs.lower() in (*SYNONYMS.get(ours, ()), *_PARTS.get(ours, ())) or ours in _PARTS
+        return "its name" if known else "its values"
+
+    guesses = [Guess(ours, theirs, why(ours, theirs), _example(table, theirs)) for ours, theirs in found.items()]
+    described = _item_columns(table, set(found.values()))
+    return guesses + [Guess(ours, theirs, "its name", _example(table, theirs)) for ours, theirs in described.items()]
+
+
+def read_items(path: Path, columns: dict[str, str] | None = None) -> list[dict[str, Any]]:
+    """What the log says of each item that occurs in it: its id, and the last title, category … and price beside it."""
+    table = _table(path)
+    if _is_trivago(table):
+        return _trivago_items(table)
+    taken = _columns(table, columns or {}, path)
+    described = _item_columns(table, set(taken.values()))
+    found: dict[str, dict[str, Any]] = {}
+    for row in table.select([taken["item"], *described.values()]).to_pylist():
+        item = row[taken["item"]]
+        if item is None:
+            continue
+        known = found.setdefault(str(item), {"item_id": str(item)})
+        known |= {ours: row[theirs] for ours, theirs in described.items() if row[theirs] is not None}
+    return list(found.values())
 
 
 def records(log: Log, speed: float, now_ms: int) -> Iterator[tuple[int, TopicRecord]]:
@@ -173,8 +233,29 @@ def _body(row: int, number: int, kind: str, user: str, session: str, ts_ms: int)
     }
 
 
-def _columns(names: list[str], given: dict[str, str], path: Path) -> dict[str, str]:
-    """What we call it -> what the file calls it."""
+def _is_trivago(table: pa.Table) -> bool:
+    return {"action_type", "reference", "impressions"} <= set(table.column_names)
+
+
+def _trivago_items(table: pa.Table) -> list[dict[str, Any]]:
+    """Every hotel that was shown or touched; the price is the last one beside it."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in table.select(["action_type", "reference", "impressions", "prices"]).to_pylist():
+        shown = str(row["impressions"]).split("|") if row["impressions"] else []
+        prices = str(row["prices"]).split("|") if row["prices"] else []
+        for place, item in enumerate(shown):
+            known = found.setdefault(item, {"item_id": item})
+            if place < len(prices) and prices[place].isdecimal():
+                known["price"] = float(prices[place])
+        if str(row["action_type"]).endswith(" item") or str(row["action_type"]).startswith("interaction item"):
+            item = str(row["reference"])
+            found.setdefault(item, {"item_id": item})
+    return list(found.values())
+
+
+def _columns(table: pa.Table, given: dict[str, str], path: Path) -> dict[str, str]:
+    """What we call it -> what the file calls it: as given, by a whole name, by a part of one, by what stands in it."""
+    names = table.column_names
     for ours, theirs in given.items():
         if ours not in SYNONYMS or theirs not in names:
             raise InvalidArgument(
@@ -182,12 +263,44 @@ def _columns(names: list[str], given: dict[str, str], path: Path) -> dict[str, s
             )
     lower = {name.lower(): name for name in names}
     found = {ours: lower[one] for ours, all_ in SYNONYMS.items() for one in reversed(all_) if one in lower} | given
+    for ours, parts in _PARTS.items():
+        left = [name for name in names if name not in found.values() and any(part in name.lower() for part in parts)]
+        if ours not in found and left:
+            found[ours] = left[0]
+    for ours, holds in (("event", _holds_kinds), ("ts", _holds_times)):
+        left = [name for name in names if name not in found.values() and holds(_sample(table, name))]
+        if ours not in found and left:
+            found[ours] = left[0]
     missing = [ours for ours in NEEDED if ours not in found]
     if missing:
         raise InvalidArgument(
             f"{path} has no column for {', '.join(missing)}: name it with --column {missing[0]}=<one of {', '.join(names)}>."
         )
     return found
+
+
+def _item_columns(table: pa.Table, taken: set[str]) -> dict[str, str]:
+    lower = {name.lower(): name for name in table.column_names if name not in taken}
+    return {ours: lower[one] for ours, all_ in ITEM_COLUMNS.items() for one in reversed(all_) if one in lower}
+
+
+def _sample(table: pa.Table, name: str) -> list[Any]:
+    return [value for value in table.column(name).slice(0, 1_000).to_pylist() if value is not None]
+
+
+def _example(table: pa.Table, name: str) -> str:
+    return ", ".join(dict.fromkeys(str(value)[:24] for value in _sample(table, name)[:3]))
+
+
+def _holds_kinds(values: Sequence[Any]) -> bool:
+    known = [str(value).lower() in KINDS for value in values]
+    return bool(known) and sum(known) * 2 >= len(known)
+
+
+def _holds_times(values: Sequence[Any]) -> bool:
+    """Since 2001, in seconds or ms; or dates."""
+    times = [_ms(value) for value in values]
+    return bool(times) and all(at_ms is not None and at_ms > 1_000_000_000_000 for at_ms in times)
 
 
 def _table(path: Path) -> pa.Table:
@@ -202,6 +315,15 @@ def _table(path: Path) -> pa.Table:
 
 
 def _ms(value: Any) -> int | None:
+    """Seconds, ms, a date, or one as ISO 8601 writes it (UTC where it does not say); None for what is no time."""
+    if isinstance(value, str) and not value.isdecimal():
+        try:
+            value = datetime.fromisoformat(value.removesuffix(" UTC"))
+        except ValueError:
+            return None
+    if isinstance(value, date):
+        at = value if isinstance(value, datetime) else datetime(value.year, value.month, value.day)
+        return int((at if at.tzinfo else at.replace(tzinfo=timezone.utc)).timestamp() * 1000)
     try:
         number = int(value)
     except (TypeError, ValueError):

@@ -8,7 +8,7 @@
     history.onnx        history -> keys and values
     scorer.onnx         session and candidates -> logits
 
-A popularity bundle (`ranker: popularity`) has the first four files, with an embedding of width 0.
+A bundle that was only counted (`ranker: popularity` or `covisitation`) has the first four files, with an embedding of width 0.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ FORMAT = 1
 MANIFEST, LATEST = "manifest.json", "LATEST"
 VOCABULARY, ITEMS, RETRIEVAL, WEIGHTS = "vocabulary.msgpack", "items.npz", "retrieval.npz", "weights.npz"
 HISTORY_GRAPH, SCORER_GRAPH = "history.onnx", "scorer.onnx"
-DUAL_SEQUENCE, POPULARITY = "dual_sequence", "popularity"
+DUAL_SEQUENCE, POPULARITY, COVISITATION = "dual_sequence", "popularity", "covisitation"
 _FILES = {
     POPULARITY: (VOCABULARY, ITEMS, RETRIEVAL),
+    COVISITATION: (VOCABULARY, ITEMS, RETRIEVAL),
     DUAL_SEQUENCE: (VOCABULARY, ITEMS, RETRIEVAL, WEIGHTS, HISTORY_GRAPH, SCORER_GRAPH),
 }
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import onnxruntime
 
-from models.bundle import DUAL_SEQUENCE, HISTORY_GRAPH, SCORER_GRAPH, Bundle, BundleError
+from models.bundle import COVISITATION, DUAL_SEQUENCE, HISTORY_GRAPH, SCORER_GRAPH, Bundle, BundleError
+from models.covisitation import Covisitation
 from models.featurise import Floats, calendar, counters, history_anchor_ms, tokens
 from models.tables import build_tables
 from models.vocabulary import Describe, Rows
@@ -63,7 +64,7 @@ def open_scorer(bundle: Bundle, threads: int = 1, describe: Describe | None = No
     """The scorer for this kind of bundle. `describe` tells the groups of items the bundle does not know."""
     if bundle.ranker == DUAL_SEQUENCE:
         return DualSequenceScorer(bundle, threads, describe)
-    return PopularityScorer(bundle)
+    return CovisitationScorer(bundle) if bundle.ranker == COVISITATION else PopularityScorer(bundle)
 
 
 class DualSequenceScorer:
@@ -176,6 +177,25 @@ class PopularityScorer:
 
     def warm_up(self) -> None:
         """Nothing to warm."""
+
+
+class CovisitationScorer(PopularityScorer):
+    """Ranks by neighbours of what the user acted on lately, then by popularity: what a log gives without training."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle)
+        self._covisitation = Covisitation(bundle)
+
+    def score(
+        self,
+        state: UserState,
+        encoding: HistoryEncoding,
+        rows: Rows,
+        now_ms: int,
+        surface: str,
+        run_options: Any = None,
+    ) -> Floats:
+        return self._covisitation.score(state, rows)
 
 
 def encode_state_history(scorer: Scorer, state: UserState, now_ms: int, run_options: Any = None) -> HistoryEncoding:
