@@ -35,7 +35,7 @@ def everything(context: typer.Context, quick: Quick = False, repeat: Repeat = 3)
         python -m bench --quick --repeat 1       whether everything works
     """
     if context.invoked_subcommand is None:
-        for part in (latency, state, ranking, users):
+        for part in (latency, state, ranking, users, aggregates):
             part(quick, repeat)
         _print()
 
@@ -67,6 +67,13 @@ def ranking_command(quick: Quick = False, repeat: Repeat = 3) -> None:
 def users_command(quick: Quick = False, repeat: Repeat = 3) -> None:
     """State of 100,000 full users, checkpoints, restore; cost per event at 1,000 and 1,000,000 users. 12 minutes a run."""
     users(quick, repeat)
+    _print()
+
+
+@app.command("aggregates")
+def aggregates_command(quick: Quick = False, repeat: Repeat = 3) -> None:
+    """Counters of items against PyFlink's Python windows, in turns; at 1,000 and 1,000,000 items. 10 minutes a run."""
+    aggregates(quick, repeat)
     _print()
 
 
@@ -106,6 +113,12 @@ def users(quick: bool, repeat: int) -> None:
     from bench.users import run
 
     _keep("users", run(quick, repeat))
+
+
+def aggregates(quick: bool, repeat: int) -> None:
+    from bench.aggregates import run
+
+    _keep("aggregates", run(quick, repeat))
 
 
 def _keep(name: str, part: Any) -> None:

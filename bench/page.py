@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from bench.machine import ROOT, About
 from bench.plot import latency_plot
-from bench.results import Latency, Percentiles, Rankings, Rate, Results, State, Users, save
+from bench.results import Aggregates, Latency, Percentiles, Rankings, Rate, Results, State, Users, save
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 PLOT = ROOT / "docs" / "benchmarks-latency.svg"
@@ -33,6 +33,7 @@ def render(results: Results) -> str:
         ("State path", "state", results.state, _state),
         ("One ranking", "ranking", results.ranking, _ranking),
         ("Many users", "users", results.users, _users),
+        ("Counters of items", "aggregates", results.aggregates, _aggregates),
     ]
     lines = [_INTRO]
     for title, name, found, show in parts:
@@ -198,6 +199,50 @@ def _users(found: Users) -> list[str]:
                     _spread([one.cpu_us / few.cpu_us for one, few in zip(runs, (run[0] for run in costs))], "{:.2f}"),
                 )
                 for runs in zip(*costs)
+            ),
+        ),
+    ]
+    return [*text, "", _described(found.about)]
+
+
+_COUNTERS = {
+    "riffle": "Riffle: all keys, a row at every change",
+    "windows": "PyFlink's windows: items only, a row at their end",
+}
+
+
+def _aggregates(found: Aggregates) -> list[str]:
+    riffle = found.rounds["riffle"]
+    text = [
+        "Kafka → counters over 2 hours (by 5 minutes) and 28 days (by 1 day) → Kafka, items drawn by Zipf; state in RocksDB,",
+        "Python in thread mode; in turns. PyFlink's windows count the items alone, Riffle also their surface, hour and everything,",
+        "and writes to Redis; [bench/aggregates.py](../bench/aggregates.py).\n",
+        *_table(
+            ("", "events/s", "CPU µs/event", "events/s of Riffle against it"),
+            (
+                (
+                    _COUNTERS[name],
+                    _spread([one.events / one.seconds for one in rounds], "{:,.0f}"),
+                    _spread([one.cpu_us for one in rounds], "{:,.0f}"),
+                    _spread(
+                        [(a.events / a.seconds) / (b.events / b.seconds) for a, b in zip(riffle, rounds)], "{:.1f}"
+                    ),
+                )
+                for name, rounds in found.rounds.items()
+            ),
+        ),
+        "",
+        "Riffle's job at few and at many items, all of them counted before:\n",
+        *_table(
+            ("items", "CPU µs/event", "against the fewest", "state in the checkpoint, bytes an item"),
+            (
+                (
+                    f"{rounds[0].items:,}",
+                    _spread([one.cpu_us for one in rounds], "{:,.0f}"),
+                    _spread([one.cpu_us / few.cpu_us for one, few in zip(rounds, riffle)], "{:.2f}"),
+                    _spread([one.state_bytes / one.items for one in rounds], "{:,.0f}"),
+                )
+                for rounds in (riffle, *zip(*found.sizes))
             ),
         ),
     ]

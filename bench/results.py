@@ -126,11 +126,30 @@ class Users(msgspec.Struct, frozen=True):
     costs: list[list[Cost]]  # per run: few users, then many
 
 
+class Counted(msgspec.Struct, frozen=True):
+    """One round of counting actions on items. `state_bytes` are those of the round's last checkpoint, all keys together."""
+
+    items: int
+    events: int
+    seconds: float
+    cpu_us: float
+    state_bytes: int
+
+
+class Aggregates(msgspec.Struct, frozen=True):
+    """`rounds` by contender, on few items; `sizes`: the same rounds of Riffle's on many."""
+
+    about: About
+    rounds: dict[str, list[Counted]]
+    sizes: list[list[Counted]]
+
+
 class Results(msgspec.Struct):
     latency: Latency | None = None
     state: State | None = None
     ranking: Rankings | None = None
     users: Users | None = None
+    aggregates: Aggregates | None = None
 
 
 def load(path: Path = JSON) -> Results:
