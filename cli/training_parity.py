@@ -1,4 +1,4 @@
-"""riffle parity: training rows and session features that the jobs wrote, against the same built again in this process."""
+"""riffle parity: training rows, session features and counters that the jobs wrote, against the same built again in this process."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from client.errors import InvalidArgument
 from client.scan import Limits, Scanner
 from schemas import topics
 from schemas.connections import Connections
+from schemas.decision import DecisionError, decode_decision
+from schemas.features import registry
+from schemas.features_row import ItemRow, RowError, RowKey, row_codec
 from schemas.identity import Merge, decode_identity
-from schemas.interaction import decode_interaction
+from schemas.interaction import Interaction, decode_interaction
 from schemas.ranking import SessionFeatures, decode_features, decode_list
 from schemas.training import TrainingRow, decode_row
 from udfs.logic.attribution import Rules
 from udfs.logic.backfill import Logged, training_rows
-from udfs.logic.parity import Report, compare, compare_sessions
+from udfs.logic.parity import Report, compare, compare_counts, compare_sessions
 
 T = TypeVar("T")
 _HOUR_MS = 3_600_000
@@ -44,7 +47,7 @@ def parity(
     limit_s: Annotated[float, typer.Option(help="How long to read Kafka.", min=1)] = 600.0,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Compare training rows and session features with the same built again from `interactions` and `ranked-feed`.
+    """Compare training rows, session features and counters with the same built again from `interactions` and `ranked-feed`.
 
     Of training rows, only outcomes whose window has closed are compared; of users, those whose events are all on the topic.
     The report names the field, the user, and the first event at which the two part.
@@ -62,6 +65,7 @@ def parity(
         reports = {
             "training rows": check(where, from_ms, as_of_ms, rules, limit_s),
             "session features": check_sessions(where, from_ms, as_of_ms, limit_s),
+            "item counters": check_counts(where, as_of_ms, limit_s),
         }
     if json:
         out.print_json(msgspec.json.encode(reports).decode())
@@ -97,9 +101,40 @@ def check_sessions(where: Connections, from_ms: int, as_of_ms: int, limit_s: flo
     return compare_sessions(newest.values(), interactions, merged)
 
 
+def check_counts(where: Connections, as_of_ms: int, limit_s: float) -> Report:
+    """The report on the newest rows of items and contexts; nothing to compare where item-aggregates has never run."""
+    written = _item_rows(where, limit_s)
+    if not written:
+        return Report()
+
+    def interactions() -> Iterator[Interaction]:
+        return (one for _, one in _read(where, topics.INTERACTIONS, 0, limit_s, decode_interaction))
+
+    return compare_counts(written, interactions, registry(), as_of_ms)
+
+
+def _item_rows(where: Connections, limit_s: float) -> dict[RowKey, ItemRow]:
+    """The newest row of each key, of this release's version."""
+    codec = row_codec()
+    rows: dict[RowKey, ItemRow | None] = {}
+    with Scanner(where, Limits(records=_RECORDS, seconds=limit_s)) as scanner:
+        for record in scanner.everything(topics.ITEM_FEATURES):
+            try:
+                key = codec.row_key(record.key)
+                if key is not None:
+                    rows[key] = None if record.value is None else codec.decode(record.value)
+            except RowError:
+                continue  # of a newer release, or somebody else's
+        if scanner.cut_short:
+            raise InvalidArgument(f"{topics.ITEM_FEATURES} was not read to its end: choose a longer --limit-s.")
+    return {key: row for key, row in rows.items() if row is not None}
+
+
 def _log(where: Connections, from_ms: int, limit_s: float) -> Iterator[Logged]:
     for append_ms, ranked in _read(where, topics.RANKED_FEED, from_ms, limit_s, decode_list):
         yield Logged(append_ms, ranked)
+    for append_ms, decision in _read(where, topics.RANKINGS_LOG, from_ms, limit_s, decode_decision):
+        yield Logged(append_ms, decision)
     for append_ms, interaction in _read(where, topics.INTERACTIONS, from_ms, limit_s, decode_interaction):
         yield Logged(append_ms, interaction)
 
@@ -112,7 +147,7 @@ def _read(
         for record in scanner.since(name, max(from_ms, 0)):
             try:
                 yield record.timestamp, decode(record.value or b"")
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, DecisionError):
                 continue
         if scanner.cut_short:
             raise InvalidArgument(f"{name} was not read to its end: choose fewer --hours or a longer --limit-s.")

@@ -109,12 +109,14 @@ class Streams:
         return keyed_on_jvm(self.tables, self.tables.sql_query(" UNION ALL ".join(parts)), INPUT_TYPE)
 
     def log_by_user(self) -> KeyedStream:
-        """`interactions` and `ranked-feed` as one stream of LOG_TYPE rows, keyed by user, with append times as watermarks."""
+        """`interactions`, `ranked-feed`, `rankings-log` as one stream of LOG_TYPE rows by user; append times are watermarks."""
         parts = []
-        # A list's key ends with its surface, whose name has no bar; a user's id may have one.
+        # A list's key, and its decision's, ends with its surface, whose name has no bar; a user's id may have one.
+        of_list = "REGEXP_REPLACE(`key`, '[|][^|]*$', '')"
         for name, user in (
             (topics.INTERACTIONS, "`key`"),
-            (topics.RANKED_FEED, "REGEXP_REPLACE(`key`, '[|][^|]*$', '')"),
+            (topics.RANKED_FEED, of_list),
+            (topics.RANKINGS_LOG, of_list),
         ):
             self._source(name, watermarks=True)
             parts.append(

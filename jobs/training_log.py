@@ -1,8 +1,8 @@
 """What was shown, joined with what came of it.
 
 interactions ─┐
-ranked-feed ──┴─ keyed by user ─ update-training-log ─┬─ training-rows
-                                                      └─ training-unmatched     both exactly once
+ranked-feed ──┼─ keyed by user ─ update-training-log ─┬─ training-rows
+rankings-log ─┘                                       └─ training-unmatched     both exactly once
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ _JOB_WRITES = (
 
 # The same of jobs/training_log.py.
 _TRAINING = "training-log"
-_TRAINING_READS = (topics.INTERACTIONS, topics.RANKED_FEED)
+_TRAINING_READS = (topics.INTERACTIONS, topics.RANKED_FEED, topics.RANKINGS_LOG)
 _TRAINING_WRITES = (topics.TRAINING_ROWS, topics.TRAINING_UNMATCHED)
 
 

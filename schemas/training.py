@@ -33,6 +33,9 @@ class Served(msgspec.Struct, frozen=True, omit_defaults=True):
     arms: dict[str, str]
     fallback: str | None = None
     cold_start: str | None = None
+    slot: str | None = None  # what filled its place: exploit, or the name of an exploring slot; None until it is known
+    propensity: float | None = None  # probability that the item stood there, given those above it; None where unknown
+    item_features_offsets: dict[int, int] = {}  # version of the counters; their values are on `rankings-log`
 
 
 class TrainingRow(msgspec.Struct, frozen=True, omit_defaults=True):

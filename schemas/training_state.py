@@ -1,7 +1,8 @@
 """State of the training log, per user: a trail per item and an entry per list, each a versioned blob.
 
-Ids, times and versions only. No feature is kept here: what a list used is named by its bundle, offsets and event number.
-Structs are arrays in msgpack: new fields go to the end, with a default.
+Ids, times, versions and probabilities only. No feature is kept here: those that were served travel on `rankings-log`.
+Structs are arrays in msgpack: new fields go to the end, with a default. So state of an older release of this version is read,
+and state of a newer one too, without what it added.
 """
 
 from __future__ import annotations
@@ -74,11 +75,20 @@ class ServedList(msgspec.Struct, array_like=True):
     sources: list[str]
 
 
+class Chosen(msgspec.Struct, array_like=True):
+    """How the places of a list were filled, from its decision record, best place first. None is an unknown propensity."""
+
+    slots: list[str]
+    propensities: list[float | None]
+    item_features_offsets: dict[int, int]
+
+
 class ListEntry(msgspec.Struct, array_like=True):
-    """A list, once it has come, and the items whose exposures asked for it."""
+    """A list, once it has come, the items whose exposures asked for it, and its decision, once that has come."""
 
     served: ServedList | None = None
     shown: list[str] = []
+    chosen: Chosen | None = None
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -1,6 +1,6 @@
 """UpdateTrainingLog: joins what was shown with what came of it, per user. Thread mode, RocksDB.
 
-Key: `u:<user>` or `s:<session>`, of `interactions` and of `ranked-feed`.
+Key: `u:<user>` or `s:<session>`, of `interactions`, `ranked-feed` and `rankings-log`.
 State: one map, an entry per item, per list and per timer (schemas.training_state); an entry is read and written by itself, so
 that a user's months of browsing cost nothing per event. It is cleared by timers, when the last window and the lateness are over.
 Time: the watermark, which is made of append times; nothing is dropped for being behind it: it makes a further revision.
@@ -19,12 +19,13 @@ from pyflink.datastream.functions import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor
 
 from schemas import topics
+from schemas.decision import DecisionError, decode_decision
 from schemas.interaction import decode_interaction
 from schemas.ranking import decode_list
 from schemas.record import Record, TopicRecord
 from schemas.training import Unmatched, encode_row, encode_unmatched
 from schemas.training_state import ListEntry, Trail, decode_list_entry, decode_trail, encode
-from udfs.logic.attribution import ITEM, LIST, Effects, Rules, take_interaction, take_list, wake
+from udfs.logic.attribution import ITEM, LIST, Effects, Rules, take_decision, take_interaction, take_list, wake
 from udfs.outputs import Counters, require_thread_mode, to_row
 
 UID = "update-training-log"
@@ -51,9 +52,11 @@ class UpdateTrainingLog(KeyedProcessFunction):
         try:
             if record.topic == topics.INTERACTIONS:
                 effects = take_interaction(decode_interaction(record.value or b""), store, now_ms, self._rules)
+            elif record.topic == topics.RANKINGS_LOG:
+                effects = take_decision(decode_decision(record.value or b""), store, now_ms, self._rules)
             else:
                 effects = take_list(decode_list(record.value or b""), store, now_ms, self._rules)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, DecisionError):
             effects = _unreadable(record)
         yield from self._emit(effects)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,19 +11,24 @@ import msgspec
 import pytest
 
 from cli.cluster import submit_item_aggregates
+from cli.training_parity import check_counts
 from client.features import read_rows
 from connect.redis import Nodes
 from local.stack import Ports, Stack
 from schemas import topics
 from schemas.features_row import ALL, RowKey, row_codec
+from schemas.interaction import Interaction, encode_interaction
 from schemas.items import Item
 from schemas.topics import TOPICS
 from tests.e2e.engine import Engine, Reader, produce, wait_for
+from tests.fakes import event
 from trials.hands import LocalHands
 
 CODEC = row_codec()
 BOOT, SHOES, LAMP = RowKey("item", "boot-1"), RowKey("category", "shoes"), RowKey("item", "lamp-9")
 USERS = 40
+_NUMBERS = itertools.count()
+event_nos: dict[int, int] = {}  # of each user, the last
 
 
 @pytest.fixture
@@ -39,14 +45,16 @@ def engine(tmp_path: Any) -> Iterator[Engine]:
         stack.stop()
 
 
-def clicks(item_id: str, ago_ms: int = 0) -> list[tuple[bytes | None, bytes | None]]:
+def clicks(item_id: str, ago_ms: int = 0, users: int = USERS) -> list[tuple[bytes | None, bytes | None]]:
     """A click of each of many users, so of every partition."""
     now_ms = int(time.time() * 1000)
     found: list[tuple[bytes | None, bytes | None]] = []
-    for user in range(USERS):
-        event = {"event_type": "click", "item_id": item_id, "props": {"surface": "home"}}
-        body = {"key": f"u:{user}", "event": event, "ts_ms": now_ms - ago_ms, "append_ms": now_ms}
-        found.append((f"u:{user}".encode(), msgspec.json.encode(body)))
+    for user in range(users):
+        number, ts_ms = next(_NUMBERS), now_ms - ago_ms
+        event_nos[user] = event_nos.get(user, 0) + 1
+        made = event("click", item_id, event_id=f"e{number}", user_id=f"{user}", ts_ms=ts_ms, props={"surface": "home"})
+        one = Interaction(f"u:{user}", event_nos[user], 1, made, ts_ms, 0, number, now_ms)
+        found.append((f"u:{user}".encode(), encode_interaction(one)))
     return found
 
 
@@ -80,6 +88,9 @@ def test_interactions_become_rows_and_survive_a_kill(engine: Engine) -> None:
     wait_for(lambda: counted(BOOT, SHOES, ALL, LAMP) == wanted, 90, "the clicks after the kill are counted, once")
     assert _settled(lambda: counted(BOOT, SHOES, ALL, LAMP)) == wanted
     nodes.close()
+    report = check_counts(engine.where, int(time.time() * 1000), limit_s=60)
+    assert report.rows > 10
+    assert (report.share, report.missing) == (1.0, []), report
 
 
 def _settled(read: Callable[[], list[int]]) -> list[int]:
@@ -93,6 +104,6 @@ def _settled(read: Callable[[], list[int]]) -> list[int]:
 
 def _probe(engine: Engine) -> bool:
     """One more click on the boot, and time for it to be counted."""
-    produce(engine.where, topics.INTERACTIONS, clicks("boot-1")[:1])
+    produce(engine.where, topics.INTERACTIONS, clicks("boot-1", users=1))
     time.sleep(3)
     return True

@@ -7,13 +7,14 @@ import pytest
 from pyflink.common import Row
 
 from schemas import topics
+from schemas.decision import encode_decision
 from schemas.interaction import Interaction, encode_interaction
 from schemas.ranking import encode_json
 from schemas.training import decode_row, decode_unmatched
 from schemas.training_state import encode
 from schemas.user_state import UnknownStateVersion
 from tests.fakes import FakeContext, FakeRuntimeContext
-from tests.unit.test_attribution import BASE, RULES, interaction, ranked, shown
+from tests.unit.test_attribution import BASE, RULES, decided, interaction, ranked, shown
 from udfs.logic.attribution import Trail
 from udfs.update_training_log import UpdateTrainingLog
 
@@ -53,6 +54,20 @@ class Harness:
 @pytest.fixture
 def log() -> Harness:
     return Harness()
+
+
+def test_a_decision_gives_the_row_its_propensity(log: Harness) -> None:
+    log.send(topics.RANKED_FEED, encode_json(ranked()))
+    log.send(topics.RANKINGS_LOG, encode_decision(decided()))
+    log.happen(shown("i1", BASE))
+    (row,) = log.happen(interaction("c1", "click", "a", BASE + 4))
+    served = decode_row(bytes(row[2])).served
+    assert (served.slot, served.propensity) == ("exploit", 0.5)
+
+
+def test_a_decision_that_cannot_be_read_is_named(log: Harness) -> None:
+    (row,) = log.send(topics.RANKINGS_LOG, b"RD\x09")
+    assert decode_unmatched(bytes(row[2])).place == "3:1"
 
 
 def test_a_click_on_a_list_becomes_a_row(log: Harness) -> None:

@@ -47,7 +47,7 @@ def test_the_job_may_write_what_it_writes_and_read_what_it_reads() -> None:
 
 def test_the_training_log_may_write_what_it_writes_and_read_what_it_reads() -> None:
     assert may(access.TRAINING, "Write") == {*training_log.TOPICS}
-    assert may(access.TRAINING, "Read") == {topics.INTERACTIONS, topics.RANKED_FEED}
+    assert may(access.TRAINING, "Read") == {topics.INTERACTIONS, topics.RANKED_FEED, topics.RANKINGS_LOG}
     others = {(grant.kind, grant.name, grant.prefixed) for grant in access.kafka_grants(access.TRAINING, "eu-")}
     group = f"eu-riffle-{training_log.NAME}"
     assert {(access.GROUP, group, False), (access.TRANSACTION, group, True)} <= others

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from schemas.decision import Decision, pack_candidates, pack_places
 from schemas.interaction import Interaction
 from schemas.ranking import Freshness, RankedItem, RankedList, Receipt
 from schemas.training import KINDS, TrainingRow, row_id
 from schemas.training_state import (
+    Chosen,
     Exposure,
     Labels,
     ListEntry,
@@ -30,7 +34,17 @@ from schemas.training_state import (
 from schemas.user_state import UnknownStateVersion
 from tests.fakes import event
 from udfs.logic import attribution
-from udfs.logic.attribution import ITEM, LIST, LIST_CAP, TRAIL_CAP, Rules, take_interaction, take_list, wake
+from udfs.logic.attribution import (
+    ITEM,
+    LIST,
+    LIST_CAP,
+    TRAIL_CAP,
+    Rules,
+    take_decision,
+    take_interaction,
+    take_list,
+    wake,
+)
 from udfs.logic.backfill import FOREVER_MS, DictStore, Logged, replay, training_rows
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -71,6 +85,20 @@ def rows_of(*records: Interaction | RankedList, until_ms: int = FOREVER_MS) -> l
 def reasons(*records: Interaction | RankedList, until_ms: int = FOREVER_MS) -> list[tuple[str, str]]:
     found = effects_of(*records, until_ms=until_ms)
     return [(one.reason, one.event_id) for effects in found for one in effects.unmatched]
+
+
+def decided(list_id: str = "L", created_ms: int = BASE, propensities: tuple[float, ...] = (0.5, 0.25)) -> Decision:
+    """The decision record of `ranked()`; NaN is an unknown propensity."""
+    n = len(propensities)
+    found = pack_candidates(
+        list("ab"), ["ann"] * n, ["shown"] * n, np.zeros(n, np.float32), ["clicks_2h@1"], np.ones((n, 1), np.float32)
+    )
+    return Decision(
+        list_id=list_id, key="u:alice", surface="home", state_epoch=1, list_no=9, trigger="click", now_ms=created_ms,
+        append_ms=created_ms, state=b"", k=n, limit=n, requested=False, request_id=None, fallback=None, bundle="b1",
+        ranker="r1", policy="p1", runtime="", seed=1, items_offsets={}, item_features_offsets={0: 70}, arms={},
+        complete=True, candidates=found, places=pack_places([0, 1], ["exploit", "explore"], list(propensities)),
+    )  # fmt: skip
 
 
 # ── cases ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -291,6 +319,46 @@ def told(rows: Iterable[TrainingRow]) -> dict[str, dict[str, Any]]:
     return {row.event_id: {"delay": row.delay_ms, "dwell": row.dwell_ms, "closed": row.closed} for row in rows}
 
 
+def test_a_row_says_with_what_probability_its_item_was_there() -> None:
+    log = [Logged(BASE, ranked()), Logged(BASE, decided()), Logged(BASE + 1, shown("i1", BASE + 1, "b"))]
+    (row,) = training_rows(log, RULES).values()
+    assert (row.served.slot, row.served.propensity, row.served.item_features_offsets) == ("explore", 0.25, {0: 70})
+
+
+def test_an_unknown_propensity_stays_unknown() -> None:
+    log = [
+        Logged(BASE, ranked()),
+        Logged(BASE, decided(propensities=(1.0, math.nan))),
+        Logged(BASE, shown("i1", BASE, "b")),
+    ]
+    (row,) = training_rows(log, RULES).values()
+    assert (row.served.slot, row.served.propensity) == ("explore", None)
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_decision_may_come_at_any_time(place: int) -> None:
+    """Contract: before the list, between, or after rows went out: then with a revision. Twice it counts once."""
+    log = [
+        Logged(BASE, ranked()), Logged(BASE + 1, shown("i1", BASE + 1)),
+        Logged(BASE + 3, interaction("c1", "click", "a", BASE + 3)),
+    ]  # fmt: skip
+    at_ms = [BASE, BASE, BASE + 2, BASE + 20][place]
+    log.insert(place, Logged(at_ms, decided()))
+    log.append(Logged(BASE + 40, decided()))
+    (row,) = training_rows(log, RULES).values()
+    assert (row.served.propensity, row.delay_ms, row.closed) == (0.5, {"click": 2}, list(KINDS))
+    first = [row for effects in replay(log, RULES, BASE + 25) for row in effects.rows]
+    assert [row.revision for row in first] == ([1, 2] if place == 3 else [1])
+
+
+def test_a_decision_without_list_and_exposures_is_forgotten() -> None:
+    store = DictStore()
+    take_decision(decided(), store, BASE, RULES)
+    at_ms, token = store.timers[0]
+    wake("u:alice", token, store, at_ms, RULES)
+    assert not store.lists
+
+
 @_few
 @given(logs(), st.sampled_from([BASE + 200, FOREVER_MS]))
 def test_the_rows_are_those_of_the_oracle(events: list[Interaction], until_ms: int) -> None:
@@ -375,6 +443,18 @@ def test_version_1_is_read_as_it_was_written() -> None:
     blobs = json.loads((FIXTURES / "training_state_v1.json").read_text())
     assert decode_trail(bytes.fromhex(blobs["trail"])) == TRAIL
     assert decode_list_entry(bytes.fromhex(blobs["list"])) == ENTRY
+
+
+def test_the_release_before_reads_what_this_one_writes() -> None:
+    """Contract: a rollback finds state with a decision in it, and goes on without it."""
+
+    class Before(msgspec.Struct, array_like=True):
+        served: ServedList | None = None
+        shown: list[str] = []
+
+    blob = encode(msgspec.structs.replace(ENTRY, chosen=Chosen(["exploit"], [None], {0: 1})))
+    assert msgspec.msgpack.decode(blob[1:], type=Before) == Before(ENTRY.served, ENTRY.shown)
+    assert decode_list_entry(blob).chosen == Chosen(["exploit"], [None], {0: 1})
 
 
 def test_state_of_another_version_is_refused_in_a_sentence() -> None:

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 from cli import training, training_parity
 from client.training_files import Stored, TrainingFiles
 from schemas import topics
+from schemas.features import registry
+from schemas.features_row import ItemRow, RowKey
 from schemas.training import encode_row
 from schemas.training_state import Exposure, Outcome
 from tests.fakes import NOW
@@ -43,12 +45,14 @@ def log(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
         topics.TRAINING_ROWS: list(rebuild(LOG, Rules()).values()),
         topics.FEATURES: served,
         topics.IDENTITY: [],
+        topics.RANKINGS_LOG: [],
     }
 
     def read(_where: object, name: str, *_: object) -> Iterator[tuple[int, Any]]:
         return ((BASE, one) for one in found[name])
 
     monkeypatch.setattr(training_parity, "_read", read)
+    monkeypatch.setattr(training_parity, "_item_rows", lambda *_: {})
     return found
 
 
@@ -66,6 +70,18 @@ def test_equal_rows_pass() -> None:
     reports = json.loads(said)
     assert reports["training rows"]["rows"] == 5
     assert reports["session features"]["rows"] >= 2
+
+
+@pytest.mark.usefixtures("log")
+def test_a_counter_that_differs_fails_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contract: a row of an item nobody acted on parts from the log, with the feature and the item."""
+    columns = registry().item_columns()
+    row = ItemRow(1, 1, BASE + 300_000, tuple(int(one.id == "likes_28d@1") for one in columns))
+    monkeypatch.setattr(training_parity, "_item_rows", lambda *_: {RowKey("item", "nothing"): row})
+    code, said = parity()
+    assert code == 1
+    assert "likes_28d@1" in said
+    assert "item|nothing" in said
 
 
 @pytest.mark.usefixtures("log")

@@ -14,16 +14,18 @@ functions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Protocol
 
 import msgspec
 
+from schemas.decision import Decision
 from schemas.event import AddToCart, Click, Impression, Purchase, Return, View
 from schemas.interaction import Interaction
 from schemas.ranking import RankedList
 from schemas.training import KINDS, Served, TrainingRow, Unmatched, row_id
-from schemas.training_state import Exposure, Labels, ListEntry, Outcome, ServedList, Trail
+from schemas.training_state import Chosen, Exposure, Labels, ListEntry, Outcome, ServedList, Trail
 
 CLICK, DWELL, CART, PURCHASE, RETURN = range(len(KINDS))
 NO_EXPOSURE, UNKNOWN_LIST, NOT_IN_LIST, TOO_MANY = "no_exposure", "unknown_list", "not_in_list", "too_many"
@@ -142,6 +144,38 @@ def take_list(ranked: RankedList, store: Store, now_ms: int, rules: Rules) -> Ef
         if trail is not None:
             _refresh(ranked.key, item_id, trail, store, now_ms, rules, effects)
     return effects
+
+
+def take_decision(decision: Decision, store: Store, now_ms: int, rules: Rules) -> Effects:
+    """How a list was made, off `rankings-log`; before or after the list. Rows that went out without it get a revision."""
+    effects = Effects()
+    entry = store.list_entry(decision.list_id) or ListEntry()
+    if entry.chosen is not None:
+        effects.count("decisions_repeated")
+        return effects
+    effects.count("decisions_taken")
+    places = decision.places
+    propensities = [None if math.isnan(one) else one for one in places.propensity_column().tolist()]
+    slots = [places.slot(place) for place in range(len(places.slots))]
+    entry.chosen = Chosen(slots, propensities, decision.item_features_offsets)
+    store.put_list_entry(decision.list_id, entry)
+    if entry.served is None and not entry.shown:
+        store.wake_at(decision.now_ms + rules.list_ms + rules.late_ms, LIST + decision.list_id)
+    if entry.served is not None:
+        for item_id in entry.shown:
+            trail = store.trail(item_id)
+            if trail is not None:
+                _say_again(decision, item_id, trail, store, now_ms, rules, effects)
+    return effects
+
+
+def _say_again(
+    decision: Decision, item_id: str, trail: Trail, store: Store, now_ms: int, rules: Rules, effects: Effects
+) -> None:
+    for exposure in trail.exposures:
+        if exposure.list_id == decision.list_id and exposure.revision:
+            _say(decision.key, item_id, exposure, exposure.said, store, now_ms, rules, effects)
+    store.put_trail(item_id, trail)
 
 
 def wake(key: str, token: str, store: Store, now_ms: int, rules: Rules) -> Effects:
@@ -276,12 +310,13 @@ def _say(
         return
     exposure.said = labels
     exposure.revision += 1
-    effects.rows.append(_row(key, item_id, exposure, served))
+    effects.rows.append(_row(key, item_id, exposure, served, entry.chosen if entry is not None else None))
     effects.count("rows" if exposure.revision == 1 else "revisions")
 
 
-def _row(key: str, item_id: str, exposure: Exposure, served: ServedList) -> TrainingRow:
+def _row(key: str, item_id: str, exposure: Exposure, served: ServedList, chosen: Chosen | None) -> TrainingRow:
     rank = served.item_ids.index(item_id)
+    place = chosen if chosen is not None and rank < len(chosen.slots) else None
     return TrainingRow(
         row_id=row_id(key, exposure.event_id),
         revision=exposure.revision,
@@ -308,6 +343,9 @@ def _row(key: str, item_id: str, exposure: Exposure, served: ServedList) -> Trai
             arms=served.arms,
             fallback=served.fallback,
             cold_start=served.cold_start,
+            slot=place.slots[rank] if place else None,
+            propensity=place.propensities[rank] if place else None,
+            item_features_offsets=place.item_features_offsets if place else {},
         ),
         position=exposure.position,
         delay_ms={KINDS[kind]: delay_ms for kind, delay_ms in exposure.said.delay_ms.items()},

@@ -1,7 +1,8 @@
 """Backfill: training rows of a stretch of the log, by the functions that the job calls, with dicts for its state.
 
     interactions ─┐
-    ranked lists ─┴─ by user, in order of append time ─ attribution ─ rows
+    ranked lists ─┼─ by user, in order of append time ─ attribution ─ rows
+    decisions ────┘
 
 The state of one user at a time is in memory.
 """
@@ -12,20 +13,21 @@ import heapq
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from schemas.decision import Decision
 from schemas.interaction import Interaction
 from schemas.ranking import RankedList
 from schemas.training import TrainingRow
 from schemas.training_state import ListEntry, Trail
-from udfs.logic.attribution import Effects, Rules, take_interaction, take_list, wake
+from udfs.logic.attribution import Effects, Rules, take_decision, take_interaction, take_list, wake
 
 FOREVER_MS = 1 << 62
 
 
 class Logged(NamedTuple):
-    """A record of `interactions` or `ranked-feed` and when it was appended there."""
+    """A record of `interactions`, `ranked-feed` or `rankings-log` and when it was appended there."""
 
     append_ms: int
-    record: Interaction | RankedList
+    record: Interaction | RankedList | Decision
 
 
 class DictStore:
@@ -71,6 +73,8 @@ def replay(records: Iterable[Logged], rules: Rules, until_ms: int = FOREVER_MS) 
         yield from _advance(key, store, append_ms, rules)
         if isinstance(record, Interaction):
             yield take_interaction(record, store, append_ms, rules)
+        elif isinstance(record, Decision):
+            yield take_decision(record, store, append_ms, rules)
         else:
             yield take_list(record, store, append_ms, rules)
     yield from _advance(key, store, until_ms, rules)

@@ -82,6 +82,10 @@ class ItemCounts:
     def __len__(self) -> int:
         return len(self._states)
 
+    def keys(self) -> set[RowKey]:
+        """What is counted, and what the catalogue knows."""
+        return set(self._states)
+
     def take(self, one: Interaction) -> list[Change]:
         """Count an interaction; the keys it changed."""
         if one.append_ms - one.ts_ms > LATENESS_MS:
@@ -127,6 +131,15 @@ class ItemCounts:
         """The columns of a key as of the last `take` and `advance`; None where nothing is counted under it."""
         state = self._states.get(key)
         return row_counts(state, self._columns) if state is not None and (state.slices or state.days) else None
+
+    def counts_as_of(self, key: RowKey, window_end_ms: int) -> tuple[int, ...]:
+        """The columns of a key as of a row whose windows end then; zeros where nothing is counted."""
+        held = self._states.get(key)
+        if held is None:
+            return (0,) * len(self._columns)
+        state = decode(encode(held))
+        advance(state, window_end_ms // SLICE_MS - 1)
+        return row_counts(state, self._columns)
 
     def groups_of(self, item_id: str) -> list[RowKey]:
         """Subcategory and category of an item, those it has."""

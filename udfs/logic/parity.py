@@ -3,7 +3,9 @@
     training-rows ──────────────────────────┐
     interactions, ranked-feed ─ backfill ───┴─ per field: how many are equal, how far off, and where they part first
     features ───────────────────────────────┐
-    interactions ─ session by session ──────┘
+    interactions ─ session by session ──────┤
+    item-features ──────────────────────────┤
+    interactions ─ counted ─────────────────┘
 
 Of training rows is compared what was settled at `as_of_ms`: exposures shown by then, and of their outcomes the kinds whose window
 had closed. Session features are compared as of the event that they name, where all of the user's events are on the log.
@@ -11,16 +13,21 @@ had closed. Session features are compared as of the event that they name, where 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from schemas.features import Registry
+from schemas.features_row import ItemRow, RowKey
 from schemas.interaction import Interaction
 from schemas.ranking import SessionFeatures
 from schemas.training import KINDS, TrainingRow
 from schemas.user_state import UserState
 from udfs.logic.attribution import Rules
+from udfs.logic.item_aggregates import LATENESS_MS
+from udfs.logic.item_counts import ItemCounts, counted_under
 from udfs.logic.session_features import session_features
 from udfs.logic.sessions import Position, apply_event
 
@@ -90,6 +97,8 @@ def compare(
 def _compare_row(report: Report, written: TrainingRow, rebuilt: TrainingRow, as_of_ms: int, rules: Rules) -> None:
     other = dict(_fields(rebuilt, as_of_ms, rules))
     for name, value in _fields(written, as_of_ms, rules):
+        if rebuilt.served.slot is None and name in _OF_DECISIONS:
+            continue  # the decision record is no longer on the log, which keeps it for a shorter time than rows
         first = Difference(
             written.key, written.item_id, written.event_id, written.shown_ms, written=value, rebuilt=other[name]
         )
@@ -135,6 +144,96 @@ _SESSION_FIELDS = (
 )
 
 
+def compare_counts(
+    written: Mapping[RowKey, ItemRow],
+    read_interactions: Callable[[], Iterable[Interaction]],
+    features: Registry,
+    as_of_ms: int,
+) -> Report:
+    """The newest row of each item and context against counts of the interactions appended by `as_of_ms`.
+
+    A row is compared as of the end of its own windows. `read_interactions` gives all there are, and is called a second time where
+    something differs, to find the event. Left out: groups, which depend on what the catalogue said when, and the columns that
+    reach back further than the interactions; skipped are keys that were touched after `as_of_ms`.
+    """
+    counts, touched, first_ms = ItemCounts(features), set[RowKey](), as_of_ms
+    first_no = dict[str, int]()
+    for one in sorted(read_interactions(), key=_logged):
+        first_ms = min(first_ms, one.append_ms)
+        first_no[one.key] = min(one.event_no, first_no.get(one.key, one.event_no))
+        if one.append_ms > as_of_ms:
+            touched.update(counted_under(one))
+        else:
+            counts.take(one)
+    report, columns = Report(), features.item_columns()
+    # Where the log begins with every user's first event, nothing was counted before it.
+    reach_ms = math.inf if set(first_no.values()) == {1} else as_of_ms - first_ms
+    compared = [place for place, column in enumerate(columns) if (column.window_ms or 0) <= reach_ms]
+    for key in sorted(written.keys() | counts.keys()):
+        if key.level in _GROUPS:
+            continue
+        if key in touched:
+            report.skipped += 1
+            continue
+        row = written.get(key)
+        if row is None:
+            if any(counts.counts(key) or ()):
+                report.missing.append(str(key))
+            continue
+        report.rows += 1
+        again = counts.counts_as_of(key, row.window_end_ms)
+        for place in compared:
+            where = Difference(str(key), "", "", row.window_end_ms, row.counts[place], again[place])
+            _note(report, columns[place].id, where)
+    _name_events(report, read_interactions, features, as_of_ms)
+    return report
+
+
+_GROUPS = ("subcategory", "category")
+_ZEROS = [0] * 1_000  # of a key that nothing is counted under; no row has so many columns
+
+
+def _logged(one: Interaction) -> tuple[int, int, int]:
+    return one.append_ms, one.partition, one.offset
+
+
+def _name_events(
+    report: Report, read_interactions: Callable[[], Iterable[Interaction]], features: Registry, as_of_ms: int
+) -> None:
+    """Put the event where each differing count parts: the first that this process does not count; where it counts all, the first
+    that the written count has no room for."""
+    by_id = {one.id: (place, one) for place, one in enumerate(features.item_columns())}
+    wanted = {name: field.first for name, field in report.fields.items() if field.first is not None}
+    if not wanted:
+        return
+    counts, counted = ItemCounts(features), dict.fromkeys(wanted, 0)
+    uncounted, beyond = dict[str, Interaction](), dict[str, Interaction]()
+    for one in sorted(read_interactions(), key=_logged):
+        if one.append_ms > as_of_ms or one.append_ms - one.ts_ms > LATENESS_MS:
+            continue
+        keys = {str(key): key for key in counted_under(one)}
+        looked_at = [
+            (name, place, keys[first.key])
+            for name, first in wanted.items()
+            if first.key in keys
+            and one.event.event_type in (column := by_id[name][1]).sources
+            and one.ts_ms >= first.ts_ms - (column.window_ms or 0)
+            for place in [by_id[name][0]]
+        ]
+        before = {key: counts.counts(key) for _, _, key in looked_at}
+        counts.take(one)
+        for name, place, key in looked_at:
+            counted[name] += 1
+            if (counts.counts(key) or _ZEROS)[place] <= (before[key] or _ZEROS)[place]:
+                uncounted.setdefault(name, one)
+            if counted[name] > wanted[name].written:
+                beyond.setdefault(name, one)
+    for name, first in wanted.items():
+        found = uncounted.get(name) or beyond.get(name)
+        if found is not None:
+            report.fields[name].first = msgspec.structs.replace(first, event_id=found.event.event_id, ts_ms=found.ts_ms)
+
+
 def edit_distance(one: Sequence[Any], other: Sequence[Any]) -> int:
     """Insertions, deletions and replacements that make one sequence the other."""
     row = list(range(len(other) + 1))
@@ -159,6 +258,9 @@ def _note(report: Report, name: str, difference: Difference) -> None:
         field.worst = max(field.worst, abs(value - again) / max(abs(value), abs(again)))
     if field.first is None or difference.ts_ms < field.first.ts_ms:
         field.first = difference
+
+
+_OF_DECISIONS = ("served.slot", "served.propensity", "served.item_features_offsets")
 
 
 def _fields(row: TrainingRow, as_of_ms: int, rules: Rules) -> Iterator[tuple[str, Any]]:
