@@ -26,25 +26,25 @@ from schemas import topics
 from schemas.connections import Connections
 from udfs.logic.item_aggregates import ACTIONS
 
-_COUNTS = Types.ROW([Types.LONG() for _ in ACTIONS])
+_BYTES = Types.PICKLED_BYTE_ARRAY()
 _ITEM, _PLACE, _TS = range(3)
 
 
 class Counts(AggregateFunction):  # type: ignore[misc]
     """One window's counts, an action each."""
 
-    def create_accumulator(self) -> Row:
-        return Row(*[0] * len(ACTIONS))
+    def create_accumulator(self) -> list[int]:
+        return [0] * len(ACTIONS)
 
-    def add(self, value: Row, accumulator: Row) -> Row:
+    def add(self, value: Row, accumulator: list[int]) -> list[int]:
         accumulator[value[_PLACE]] += 1
         return accumulator
 
-    def get_result(self, accumulator: Row) -> Row:
+    def get_result(self, accumulator: list[int]) -> list[int]:
         return accumulator
 
-    def merge(self, one: Row, other: Row) -> Row:
-        return Row(*(a + b for a, b in zip(one, other)))
+    def merge(self, one: list[int], other: list[int]) -> list[int]:
+        return [a + b for a, b in zip(one, other)]
 
 
 class EventTime(TimestampAssigner):  # type: ignore[misc]
@@ -82,12 +82,10 @@ def _windows(streams: Streams) -> Any:
     keyed = streams.tables.to_data_stream(table).assign_timestamps_and_watermarks(late).key_by(lambda row: row[_ITEM])
     two_hours = keyed.window(SlidingEventTimeWindows.of(Time.hours(2), Time.minutes(5)))
     days = keyed.window(SlidingEventTimeWindows.of(Time.days(28), Time.days(1)))
-    counted = [
-        window.aggregate(Counts(), accumulator_type=_COUNTS, output_type=_COUNTS) for window in (two_hours, days)
-    ]
+    counted = [window.aggregate(Counts(), output_type=_BYTES) for window in (two_hours, days)]
 
-    def packed(row: Row) -> Iterator[Row]:
-        yield Row(topics.ITEM_FEATURES, b"window", ",".join(map(str, row)).encode(), None)
+    def packed(counts: list[int]) -> Iterator[Row]:
+        yield Row(topics.ITEM_FEATURES, b"window", ",".join(map(str, counts)).encode(), None)
 
     return counted[0].union(counted[1]).flat_map(packed, OUTPUT_TYPE)
 
