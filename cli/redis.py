@@ -26,7 +26,7 @@ def rebuild(
     limit_s: Annotated[float, typer.Option(help="How long it may take.", min=1)] = 3_600.0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Write every user's newest lists and features to Redis, from the compacted topics.
+    """Write every user's newest lists and features, and every item's counters, to Redis, from the compacted topics.
 
     For after Redis was lost or emptied. Safe beside a running job: what Redis holds newer stays.
 
@@ -60,7 +60,7 @@ def rebuild(
         out.print_json(msgspec.json.encode(rebuilt).decode())
     else:
         out.print(
-            f"{rebuilt.lists} lists and {rebuilt.features} users' features written; "
+            f"{rebuilt.lists} lists, {rebuilt.features} users' features and {rebuilt.item_rows} rows of counters written; "
             f"{rebuilt.kept} were there already, {rebuilt.expired} too old, {rebuilt.unreadable} unreadable."
         )
     if unfinished:

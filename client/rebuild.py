@@ -1,8 +1,8 @@
 """Rebuild: Redis from the compacted topics, after it was lost or emptied. Safe beside a running job.
 
 ranked-feed-latest ─┐
-                    ├─ compare-and-set, as the job writes ─► Redis     what Redis already holds newer stays
-features ───────────┘
+features ───────────┼─ compare-and-set, as the jobs write ─► Redis     what Redis already holds newer stays
+item-features ──────┘
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from client.scan import Scanner
 from connect.redis import Nodes
 from connect.slots import Command
 from schemas import topics
-from schemas.keys import features_redis_key, list_redis_key
+from schemas.features_row import row_codec
+from schemas.keys import features_redis_key, item_features_redis_key, list_redis_key
 from schemas.ranking import decode_features, decode_list
 from schemas.redis_layout import (
     CAS_SCRIPT,
@@ -21,6 +22,8 @@ from schemas.redis_layout import (
     FEATURES_TTL_MS,
     LIST_FIELD,
     LIST_TTL_MS,
+    ROW_FIELD,
+    ROW_TTL_MS,
     Entry,
     cas_arguments,
     version,
@@ -34,9 +37,11 @@ class Rebuilt(msgspec.Struct):
 
     lists: int = 0
     features: int = 0
+    item_rows: int = 0
     kept: int = 0
     expired: int = 0
     removed: int = 0  # tombstones: nothing to write
+    other_version: int = 0  # item rows of another release: that one writes them
     unreadable: int = 0
 
 
@@ -48,7 +53,7 @@ class Write(msgspec.Struct, frozen=True):
     ttl_ms: int
 
 
-def list_write(value: bytes, namespace: str, now_ms: int) -> Write:
+def list_write(_key: bytes | None, value: bytes, namespace: str, now_ms: int) -> Write:
     """What a record of `ranked-feed-latest` writes. Raises msgspec.DecodeError."""
     ranked = decode_list(value)
     key = list_redis_key(namespace, ranked.key, ranked.surface)
@@ -56,7 +61,7 @@ def list_write(value: bytes, namespace: str, now_ms: int) -> Write:
     return Write(Entry(key, LIST_FIELD, value), version(ranked.state_epoch, ranked.list_no), left_ms)
 
 
-def features_write(value: bytes, namespace: str, now_ms: int) -> Write:
+def features_write(_key: bytes | None, value: bytes, namespace: str, now_ms: int) -> Write:
     """What a record of `features` writes. Raises msgspec.DecodeError."""
     found = decode_features(value)
     left_ms = FEATURES_TTL_MS - (now_ms - found.updated_ms)
@@ -64,12 +69,25 @@ def features_write(value: bytes, namespace: str, now_ms: int) -> Write:
     return Write(Entry(key, FEATURES_FIELD, value), version(found.state_epoch, found.list_no), left_ms)
 
 
+def row_write(key: bytes | None, value: bytes, namespace: str, now_ms: int) -> Write | None:
+    """What a record of `item-features` writes; None for one of another row version. Raises RowError."""
+    codec = row_codec()
+    named = codec.row_key(key)
+    if named is None:
+        return None
+    row = codec.decode(value)
+    name = item_features_redis_key(namespace, codec.version, str(named))
+    left_ms = ROW_TTL_MS - (now_ms - row.window_end_ms)
+    return Write(Entry(name, ROW_FIELD, value), version(row.state_epoch, row.row_no), left_ms)
+
+
 def rebuild(scanner: Scanner, redis: Nodes, namespace: str, now_ms: int) -> Rebuilt:
-    """Write every list and every user's features that Redis would still keep. Redis's errors pass through."""
+    """Write every list, user's features and row of counters that Redis would still keep. Redis's errors pass through."""
     rebuilt = Rebuilt()
     for topic, write_of, counter in (
         (topics.RANKED_FEED_LATEST, list_write, "lists"),
         (topics.FEATURES, features_write, "features"),
+        (topics.ITEM_FEATURES, row_write, "item_rows"),
     ):
         batch: list[Write] = []
         for record in scanner.everything(topic):
@@ -77,9 +95,12 @@ def rebuild(scanner: Scanner, redis: Nodes, namespace: str, now_ms: int) -> Rebu
                 rebuilt.removed += 1
                 continue
             try:
-                write = write_of(record.value, namespace, now_ms)
+                write = write_of(record.key, record.value, namespace, now_ms)
             except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
                 rebuilt.unreadable += 1
+                continue
+            if write is None:
+                rebuilt.other_version += 1
                 continue
             if write.ttl_ms <= 0:
                 rebuilt.expired += 1
