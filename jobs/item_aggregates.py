@@ -28,11 +28,13 @@ from schemas import topics
 from schemas.connections import Connections
 from schemas.features import FeatureError, registry
 from schemas.features_row import RowCodec
+from schemas.interaction import BOT, FLOOD
 from udfs.aggregate_items import (
     AGGREGATE_GROUPS,
     AGGREGATE_ITEMS,
     CATALOGUE,
     DELTA_FIELDS,
+    FLAGGED,
     LATE,
     UNREADABLE,
     AggregateItems,
@@ -102,14 +104,17 @@ def _keyed_deltas(tables: StreamTableEnvironment) -> KeyedStream:
             TRY_CAST(JSON_VALUE(`j`, '$.append_ms') AS BIGINT) AS `append_ms`,
             JSON_VALUE(`j`, '$.event.props.surface') AS `surface`,
             JSON_VALUE(`j`, '$.event.props.context.device') AS `device`,
-            JSON_VALUE(`j`, '$.event.props.context.geo') AS `geo`
+            JSON_VALUE(`j`, '$.event.props.context.geo') AS `geo`,
+            COALESCE(JSON_QUERY(`j`, '$.notes'), '') AS `notes`
         FROM (SELECT `v`, CAST(`v` AS STRING) AS `j` FROM `interactions`)"""
     )
+    flagged = " OR ".join(f"`notes` LIKE '%\"{note}\"%'" for note in (FLOOD, BOT))
     # An order counts once a line, in all that it counts for.
     tables.execute_sql(
         f"""CREATE TEMPORARY VIEW `lines` AS
         SELECT `kind`, `ts_ms`, `surface`, `device`, `geo`, `item_id`,
             CASE WHEN `kind` IS NULL OR `ts_ms` IS NULL OR `append_ms` IS NULL THEN '{UNREADABLE}|'
+                 WHEN {flagged} THEN '{FLAGGED}|'
                  WHEN `append_ms` - `ts_ms` > {LATENESS_MS} THEN '{LATE}|' END AS `refused`
         FROM `parsed` CROSS JOIN UNNEST(
             CASE WHEN `kind` IN ('purchase', 'return')

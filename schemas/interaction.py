@@ -6,6 +6,8 @@ import msgspec
 
 from schemas.event import Event
 
+FLOOD, BOT = "flood", "bot"  # notes that flag it
+
 
 class Interaction(msgspec.Struct, frozen=True, omit_defaults=True):
     """`event_no` counts the applied events of `key` without gaps: a reader can tell that nothing is missing."""
@@ -20,7 +22,12 @@ class Interaction(msgspec.Struct, frozen=True, omit_defaults=True):
     append_ms: int
     notes: list[
         str
-    ] = []  # clamped, out_of_order, closed_session; reroute, replay or alias where it was put back on its topic
+    ] = []  # clamped, out_of_order, closed_session, flood, bot; reroute, replay or alias where it was put back on its topic
+
+    @property
+    def flagged(self) -> bool:
+        """Whether it was no person: then it belongs into no aggregate and no training row."""
+        return FLOOD in self.notes or BOT in self.notes
 
 
 encode_interaction = msgspec.json.Encoder().encode

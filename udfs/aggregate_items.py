@@ -1,6 +1,6 @@
 """AggregateItems: counters of items, groups and contexts over sliding windows. Thread mode, RocksDB.
 
-Key: `<level>|<name>` (schemas.features_row), and `late|`, `unreadable|` for what is only counted (no state is kept).
+Key: `<level>|<name>` (schemas.features_row), and `late|`, `flagged|`, `unreadable|` for what is only counted (no state is kept).
 State: one versioned blob (udfs.logic.item_aggregates); cleared when nothing is left to count and the catalogue has no such item.
 A row goes out only where a column changed. Late deltas correct the windows they still lie in; what leaves a window is taken
 out by an event-time timer, one for each key.
@@ -46,7 +46,7 @@ AGGREGATE_ITEMS, AGGREGATE_GROUPS = "aggregate-items", "aggregate-groups"
 DELTA_FIELDS = ("slice", *(f"n{place}" for place in range(len(ACTIONS))), "item")
 CATALOGUE = -1
 
-LATE, UNREADABLE = "late", "unreadable"
+LATE, FLAGGED, UNREADABLE = "late", "flagged", "unreadable"
 
 
 class AggregateItems(KeyedProcessFunction):
@@ -67,7 +67,7 @@ class AggregateItems(KeyedProcessFunction):
     def process_element(self, value: Row, ctx: Any) -> Iterator[Any]:
         level, _, name = ctx.get_current_key().partition("|")
         slice_no, *counts, item = value
-        if level in (LATE, UNREADABLE):
+        if level in (LATE, FLAGGED, UNREADABLE):
             self._counters.add(f"interactions_{level}", sum(counts))
             return
         blob = self._state.value()

@@ -24,9 +24,13 @@ _A_SECOND, _SECONDS = 10, 14
 _LATER_FROM = 5 * _A_SECOND  # from here on it is three hours later
 
 
-def interaction(kind: str, item_id: str | None, ts_ms: int = NOON, append_ms: int | None = None, **props: Any) -> str:
+def interaction(
+    kind: str, item_id: str | None, ts_ms: int = NOON, append_ms: int | None = None, note: str = "", **props: Any
+) -> str:
     event = {"event_type": kind, "event_id": "e", "item_id": item_id, "props": props}
-    body = {"key": "u:a", "event": event, "ts_ms": ts_ms, "append_ms": append_ms or ts_ms}
+    body = {"key": "u:a", "event": event, "ts_ms": ts_ms, "append_ms": append_ms or ts_ms} | (
+        {"notes": [note]} if note else {}
+    )
     return json.dumps(body)
 
 
@@ -38,6 +42,9 @@ INTERACTIONS = [
     interaction("click", "lamp-9"),  # not in the catalogue
     interaction("purchase", None, order_id="o", items=[{"item_id": "boot-1"}, {"item_id": "boot-2", "quantity": 3}]),
     interaction("search", None, query="boots"),  # counts for nothing
+    interaction("click", "boot-1", note="flood"),
+    interaction("click", "boot-1", note="bot"),
+    interaction("view", "lamp-9", note="out_of_order"),
     "nonsense",
 ]
 ITEMS = {"boot-1": {"subcategory": "boots", "category": "shoes"}, "boot-2": {"category": "shoes"}}

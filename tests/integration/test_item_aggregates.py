@@ -63,18 +63,18 @@ def both(**given: int) -> dict[str, int]:
     [
         ("item|boot-1", both(impressions=1, clicks=2, purchases=1)),
         ("item|boot-2", both(purchases=1)),
-        ("item|lamp-9", both(clicks=1)),
+        ("item|lamp-9", both(clicks=1, views=1)),
         ("subcategory|boots", both(impressions=1, clicks=2, purchases=1)),
         ("category|shoes", both(impressions=1, clicks=2, purchases=2)),
         ("surface|home", both(impressions=1, clicks=1)),
         ("device|mobile", both(impressions=1)),
         ("geo|de", both(impressions=1)),
         ("hour|11", both(clicks=1)),
-        ("hour|12", both(impressions=1, clicks=2, purchases=2)),
+        ("hour|12", both(impressions=1, clicks=2, views=1, purchases=2)),
     ],
 )
 def test_every_key_counts_what_happened(result: dict[str, Any], key: str, counted: dict[str, int]) -> None:
-    """Contract: an order counts once a line; what came over two hours late, is no action or no interaction counts nowhere."""
+    """Contract: an order counts once a line; what is late, flagged, no action or no interaction counts nowhere."""
     assert busiest(result, key) == counted
 
 

@@ -37,12 +37,12 @@ DAY_MS = 86_400_000
 # Counters whose names are put together at run time: the expression in the code -> the names in the docs.
 FAMILIES = {
     "events_{applied.reason}": {f"events_{reason}" for reason in (sessions.DUPLICATE, sessions.LATE)},
-    "events_{note}": {"events_clamped", "events_out_of_order", "events_closed_session"},
+    "events_{note}": {"events_clamped", "events_out_of_order", "events_closed_session", "events_flood", "events_bot"},
     "events_{via}": {f"events_{via}" for via in (records.REROUTE, records.ALIAS)},
     "rejected_{rejected.reason.value}": {"rejected_<reason>"},
     "fallback_{fallback}": {"fallback_<name>"},
     "unmatched_{found.reason}": {"unmatched_<reason>"},
-    "interactions_{level}": {"interactions_late", "interactions_unreadable"},
+    "interactions_{level}": {"interactions_late", "interactions_flagged", "interactions_unreadable"},
     "feature_nulls_{one.name}": {"feature_nulls_<name>"},
 }
 

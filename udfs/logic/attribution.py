@@ -107,6 +107,9 @@ def take_interaction(one: Interaction, store: Store, now_ms: int, rules: Rules) 
     if consent is not None and not consent.train:
         effects.count("without_consent")
         return effects
+    if one.flagged:
+        effects.count("flagged")
+        return effects
     if isinstance(event, Impression):
         list_id = event.props.list_id
         if list_id is None:

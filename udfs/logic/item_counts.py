@@ -88,6 +88,8 @@ class ItemCounts:
 
     def take(self, one: Interaction) -> list[Change]:
         """Count an interaction; the keys it changed."""
+        if one.flagged:
+            return []
         if one.append_ms - one.ts_ms > LATENESS_MS:
             self.late += 1
             return []

@@ -209,7 +209,7 @@ def _name_events(
     counts, counted = ItemCounts(features), dict.fromkeys(wanted, 0)
     uncounted, beyond = dict[str, Interaction](), dict[str, Interaction]()
     for one in sorted(read_interactions(), key=_logged):
-        if one.append_ms > as_of_ms or one.append_ms - one.ts_ms > LATENESS_MS:
+        if one.append_ms > as_of_ms or one.flagged or one.append_ms - one.ts_ms > LATENESS_MS:
             continue
         keys = {str(key): key for key in counted_under(one)}
         looked_at = [

@@ -35,6 +35,7 @@ from schemas.user_state import (
     action_code,
     seen_hash,
 )
+from udfs.logic.flags import flag
 
 DUPLICATE = "duplicate"
 LATE = "late"
@@ -113,6 +114,7 @@ def apply_event(
     if isinstance(event, Impression):
         state.seen.append(seen_hash(event.item_id))
         del state.seen[:-SEEN_CAP]
+    notes += flag(state, event, ts_ms)
     return Applied(ts_ms, notes, _new_session_id(state, event, ts_ms), hashes_dropped)
 
 
