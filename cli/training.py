@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from cli.connecting import connections, err, fail, out, plainly
 from client.errors import InvalidArgument
 from client.scan import Limits, Scanner
-from client.training_files import Stored, TrainingFiles, export
+from client.training_files import ROWS, SERVED, Stored, TrainingFiles, export
 from schemas import topics
 from schemas.connections import Connections
 
@@ -24,7 +24,7 @@ _CHUNK_LIMIT_S = 120.0  # of one stretch: longer means that Kafka is away
 
 @app.command("export")
 def export_rows(folder: Folder) -> None:
-    """Write what is new on `training-rows` to parquet files, each record in exactly one. Repeat it as often as you like.
+    """Write what is new on `training-rows` and `rankings-log` to parquet files, each record in exactly one. Repeat it at will.
 
     Example:
 
@@ -32,15 +32,23 @@ def export_rows(folder: Folder) -> None:
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with plainly(), Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task("offsets", total=None)
-        source = TopicRows(connections())
-        done = export(
-            source, TrainingFiles(folder), lambda now, total: progress.update(task, completed=now, total=total)
-        )
-    out.print(f"{done.rows} rows in {done.files} new files, {done.unreadable} records that are no rows.")
-    if done.lost:
-        stretches = ", ".join(f"partition {partition}: {start} to {end}" for partition, start, end in done.lost)
-        fail(f"Kafka no longer had these offsets ({stretches}): export more often than the topic's retention.")
+        done = {}
+        for files in _files(folder):
+            topic = files.table.topic
+            task = progress.add_task(topic, total=None)
+
+            def say(now: int, total: int, task: TaskID = task) -> None:
+                progress.update(task, completed=now, total=total)
+
+            done[topic] = export(TopicRows(connections(), topic), files, say)
+    for topic, one in done.items():
+        what = "rows" if topic == topics.TRAINING_ROWS else "places of lists"
+        out.print(f"{one.rows} {what} in {one.files} new files, {one.unreadable} records of {topic} that are none.")
+    lost = [
+        f"{topic} {partition}: {start} to {end}" for topic, one in done.items() for partition, start, end in one.lost
+    ]
+    if lost:
+        fail(f"Kafka no longer had these offsets ({', '.join(lost)}): export more often than the topic's retention.")
 
 
 @app.command()
@@ -56,15 +64,17 @@ def check(
 
         riffle training-rows check /srv/riffle/training --repair
     """
-    files = TrainingFiles(folder)
+    damage = []
     with plainly():
-        damage = files.damaged()
-        if repair and damage:
-            with files.writing():
-                for commit in {one.commit.name: one.commit for one in damage}.values():
-                    files.set_aside(commit)
-    for one in damage:
-        err.print(f"{one.path}: {one.what} (offsets {one.commit.start} to {one.commit.end})", markup=False)
+        for files in _files(folder):
+            found = files.damaged()
+            damage += [(files.folder.relative_to(folder) / one.path, one) for one in found]
+            if repair and found:
+                with files.writing():
+                    for commit in {one.commit.name: one.commit for one in found}.values():
+                        files.set_aside(commit)
+    for path, one in damage:
+        err.print(f"{path}: {one.what} (offsets {one.commit.start} to {one.commit.end})", markup=False)
     if damage and repair:
         err.print("Put aside in _damaged: export again, as long as the topic has those offsets.")
     elif damage:
@@ -73,19 +83,23 @@ def check(
         out.print("Every file is as it was written.")
 
 
+def _files(folder: Path) -> list[TrainingFiles]:
+    return [TrainingFiles(folder, ROWS), TrainingFiles(folder / "served", SERVED)]
+
+
 class TopicRows:
     """client.training_files.Source over Kafka. Raises KafkaUnavailable."""
 
-    def __init__(self, where: Connections) -> None:
-        self._where = where
+    def __init__(self, where: Connections, topic: str) -> None:
+        self._where, self._topic = where, topic
 
     def extent(self) -> dict[int, tuple[int, int]]:
         with Scanner(self._where) as scanner:
-            return scanner.extent(topics.TRAINING_ROWS)
+            return scanner.extent(self._topic)
 
     def read(self, partition: int, start: int, end: int) -> Iterator[Stored]:
         with Scanner(self._where, Limits(seconds=_CHUNK_LIMIT_S)) as scanner:
-            for record in scanner.stretch(topics.TRAINING_ROWS, partition, start, end):
+            for record in scanner.stretch(self._topic, partition, start, end):
                 yield _stored(record)
             if scanner.cut_short:
                 raise InvalidArgument(

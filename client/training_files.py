@@ -1,4 +1,4 @@
-"""Training rows as parquet files: each record of `training-rows` in exactly one file, whatever fails in between.
+"""Training rows, and features as served, as parquet files: each record of their topics in exactly one, whatever fails.
 
     topic ── offsets a to b of a partition ── .new/*.parquet ── _commits/<partition>-<a>-<b>.json ── rows/date=…/hour=…/*.parquet
                                               1. written         2. decided (one rename)             3. put in place
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from client.errors import InvalidArgument
+from schemas import topics
+from schemas.decision import decode_decision
 from schemas.training import KINDS, TrainingRow, decode_row
 
 CHUNK = 20_000  # offsets of a commit
@@ -72,6 +75,26 @@ SCHEMA = pa.schema(
 )
 
 
+# A place of a list: what stood there, how probable that was, and the features that its score was made of.
+SERVED_SCHEMA = pa.schema(
+    [
+        ("list_id", pa.string()),
+        ("item_id", pa.string()),
+        ("rank", pa.int32()),
+        ("slot", pa.string()),
+        ("propensity", pa.float64()),
+        ("score", pa.float32()),
+        ("feature_ids", pa.list_(pa.string())),
+        ("features", pa.list_(pa.float32())),
+        ("bundle", pa.string()),
+        ("policy", pa.string()),
+        ("made", _INSTANT),
+        ("topic_partition", pa.int32()),
+        ("topic_offset", pa.int64()),
+    ]
+)
+
+
 class Stored(NamedTuple):
     """A record as it stands on the topic."""
 
@@ -79,6 +102,14 @@ class Stored(NamedTuple):
     offset: int
     append_ms: int
     value: bytes | None
+
+
+class Table(NamedTuple):
+    """What a topic's records are as rows. `rows_of` raises msgspec.DecodeError or ValueError for what is no such record."""
+
+    topic: str
+    schema: pa.Schema
+    rows_of: Callable[[Stored], list[dict[str, Any]]]
 
 
 class Source(Protocol):
@@ -130,8 +161,8 @@ class Damage(msgspec.Struct, frozen=True):
 class TrainingFiles:
     """A folder of exported rows. One writer at a time; readers need no lock."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, table: Table) -> None:
+        self.folder, self.table = folder, table
         self._new, self._commits = folder / ".new", folder / "_commits"
 
     @contextmanager
@@ -167,20 +198,20 @@ class TrainingFiles:
 
     def write(self, partition: int, start: int, end: int, records: Iterable[Stored]) -> Commit:
         """Export a stretch that no commit names yet."""
-        by_hour: dict[str, list[tuple[Stored, TrainingRow]]] = {}
+        by_hour: dict[str, list[dict[str, Any]]] = {}
         unreadable = []
         for record in records:
             try:
-                row = decode_row(record.value or b"")
-            except (msgspec.DecodeError, UnicodeDecodeError):
+                found = self.table.rows_of(record)
+            except (msgspec.DecodeError, ValueError):
                 unreadable.append(record.offset)
                 continue
-            by_hour.setdefault(_hour(record.append_ms), []).append((record, row))
+            by_hour.setdefault(_hour(record.append_ms), []).extend(found)
         files = []
         for hour, rows in sorted(by_hour.items()):
             path = f"rows/{hour}/{partition}-{start}-{end}.parquet"
             fresh = self._fresh(path)
-            pq.write_table(_table(rows), fresh, compression="zstd")
+            pq.write_table(pa.Table.from_pylist(rows, schema=self.table.schema), fresh, compression="zstd")
             files.append(File(path, *_digest(fresh), len(rows)))
         commit = Commit(partition, start, end, files, unreadable)
         pending = self._new / f"{commit.name}.json"
@@ -279,10 +310,6 @@ def _gaps(commits: list[Commit], first: int, end: int) -> list[tuple[int, int]]:
     return gaps
 
 
-def _table(rows: list[tuple[Stored, TrainingRow]]) -> pa.Table:
-    return pa.Table.from_pylist([flat(record, row) for record, row in rows], schema=SCHEMA)
-
-
 def flat(record: Stored, row: TrainingRow) -> dict[str, Any]:
     """A row as SCHEMA has it."""
     served = msgspec.structs.asdict(row.served)
@@ -301,6 +328,40 @@ def flat(record: Stored, row: TrainingRow) -> dict[str, Any]:
     for kind in KINDS:
         flat[kind], flat[f"{kind}_delay_ms"] = row.label(kind), row.delay_ms.get(kind)
     return {name: flat[name] for name in SCHEMA.names}
+
+
+def _rows_of(record: Stored) -> list[dict[str, Any]]:
+    return [flat(record, decode_row(record.value or b""))]
+
+
+def _places_of(record: Stored) -> list[dict[str, Any]]:
+    """The places of one list, from its decision record."""
+    decision = decode_decision(record.value or b"")
+    candidates, places = decision.candidates, decision.places
+    ids, scores, features = candidates.item_ids(), candidates.score_column(), candidates.feature_rows()
+    propensities = [None if math.isnan(one) else one for one in places.propensity_column().tolist()]
+    return [
+        {
+            "list_id": decision.list_id,
+            "item_id": ids[at],
+            "rank": rank,
+            "slot": places.slot(rank),
+            "propensity": propensities[rank],
+            "score": float(scores[at]),
+            "feature_ids": candidates.feature_ids,
+            "features": features[at],
+            "bundle": decision.bundle,
+            "policy": decision.policy,
+            "made": decision.now_ms,
+            "topic_partition": record.partition,
+            "topic_offset": record.offset,
+        }
+        for rank, at in enumerate(places.candidate_column().tolist())
+    ]
+
+
+ROWS = Table(topics.TRAINING_ROWS, SCHEMA, _rows_of)
+SERVED = Table(topics.RANKINGS_LOG, SERVED_SCHEMA, _places_of)
 
 
 def _hour(append_ms: int) -> str:

@@ -20,7 +20,7 @@ from cli.cluster import submit_training_log
 from cli.training import TopicRows
 from cli.training_parity import check, check_sessions
 from client.scan import Scanner
-from client.training_files import TrainingFiles, export
+from client.training_files import ROWS, TrainingFiles, export
 from demo.world import load
 from schemas import topics
 from schemas.event import Rejected, parse_event
@@ -141,8 +141,8 @@ def test_rows_are_the_oracles_after_a_kill(engine: Engine, tmp_path: Path) -> No
 
 
 def _assert_files_hold_the_topic(engine: Engine, topic: list[Any], tmp_path: Path) -> None:
-    files = TrainingFiles(tmp_path / "rows")
-    export(TopicRows(engine.where), files, lambda _done, _total: None)
+    files = TrainingFiles(tmp_path / "rows", ROWS)
+    export(TopicRows(engine.where, topics.TRAINING_ROWS), files, lambda _done, _total: None)
     table = pq.ParquetDataset(files.folder / "rows").read(["topic_partition", "topic_offset"])
     places = list(zip(*(column.to_pylist() for column in table.columns)))
     assert len(places) == len(set(places))

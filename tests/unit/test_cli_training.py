@@ -12,14 +12,15 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from cli import training, training_parity
-from client.training_files import Stored, TrainingFiles
+from client.training_files import ROWS, Stored, TrainingFiles
 from schemas import topics
+from schemas.decision import encode_decision
 from schemas.features import registry
 from schemas.features_row import ItemRow, RowKey
 from schemas.training import encode_row
 from schemas.training_state import Exposure, Outcome
 from tests.fakes import NOW
-from tests.unit.test_attribution import BASE, interaction, ranked, shown
+from tests.unit.test_attribution import BASE, decided, interaction, ranked, shown
 from tests.unit.test_parity import day
 from tests.unit.test_training_files import row
 from udfs.logic import attribution
@@ -114,16 +115,25 @@ class _Topic:
     def extent(self) -> dict[int, tuple[int, int]]:
         return {0: (0, 2)}
 
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+
     def read(self, partition: int, start: int, end: int) -> list[Stored]:
-        return [Stored(partition, n, NOW, encode_row(row(n))) for n in range(start, end)]
+        of_rows = self._topic == topics.TRAINING_ROWS
+        return [
+            Stored(partition, n, NOW, encode_row(row(n)) if of_rows else encode_decision(decided(f"L{n}")))
+            for n in range(start, end)
+        ]
 
 
 def test_export_check_and_repair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "TopicRows", lambda _where: _Topic())
+    monkeypatch.setattr(training, "TopicRows", lambda _where, topic: _Topic(topic))
     folder = str(tmp_path)
-    assert "2 rows in 1 new files" in RUNNER.invoke(training.app, ["export", folder]).output
+    said = RUNNER.invoke(training.app, ["export", folder]).output
+    assert "2 rows in 1 new files" in said
+    assert "4 places of lists in 1 new files" in said
     assert RUNNER.invoke(training.app, ["check", folder]).exit_code == 0
-    (file,) = (TrainingFiles(tmp_path).folder / "rows").rglob("*.parquet")
+    (file,) = (TrainingFiles(tmp_path, ROWS).folder / "rows").rglob("*.parquet")
     file.write_bytes(file.read_bytes()[:-1])
     damaged = RUNNER.invoke(training.app, ["check", folder])
     assert damaged.exit_code == 1

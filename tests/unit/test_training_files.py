@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pytest
 
 from client import training_files
 from client.errors import InvalidArgument
-from client.training_files import Stored, TrainingFiles, export
+from client.training_files import ROWS, SERVED, Stored, TrainingFiles, export
+from schemas.decision import encode_decision
 from schemas.training import Served, TrainingRow, encode_row
 from tests.fakes import HOUR, NOW
+from tests.unit.test_attribution import decided
 
 
 def row(number: int, revision: int = 1, **more: object) -> TrainingRow:
@@ -53,7 +56,7 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def files(tmp_path: Path) -> TrainingFiles:
-    return TrainingFiles(tmp_path / "out")
+    return TrainingFiles(tmp_path / "out", ROWS)
 
 
 def run(topic: Topic, files: TrainingFiles, now_ms: int = NOW) -> training_files.Exported:
@@ -115,7 +118,7 @@ def test_a_writer_killed_at_any_step_repeats_and_loses_nothing(
                 raise SystemError("killed")
             return original(path, target)
 
-        one = TrainingFiles(files.folder / str(deadly))
+        one = TrainingFiles(files.folder / str(deadly), ROWS)
         monkeypatch.setattr(Path, "rename", rename)
         try:
             run(topic, one)
@@ -189,3 +192,18 @@ def test_a_commit_that_cannot_be_read_is_named(files: TrainingFiles) -> None:
     (files.folder / "_commits" / "0-0-4.json").write_text("{")
     with pytest.raises(InvalidArgument, match=r"0-0-4\.json is no commit"):
         run(Topic(), files)
+
+
+def test_a_decision_becomes_the_places_of_its_list(tmp_path: Path) -> None:
+    """Contract: features as served, by name; an unknown propensity is null; what is no record is named."""
+    files = TrainingFiles(tmp_path / "served", SERVED)
+    good = Stored(0, 0, NOW, encode_decision(decided("L", propensities=(0.5, math.nan))))
+    with files.writing():
+        commit = files.write(0, 0, 2, [good, Stored(0, 1, NOW, b"RD\x09")])
+    assert commit.unreadable == [1]
+    rows = ds.dataset(files.folder / "rows", partitioning="hive").to_table().to_pylist()
+    assert [(row["item_id"], row["rank"], row["slot"], row["propensity"]) for row in rows] == [
+        ("a", 0, "exploit", 0.5),
+        ("b", 1, "explore", None),
+    ]
+    assert [(row["feature_ids"], row["features"]) for row in rows] == [(["clicks_2h@1"], [1.0])] * 2
