@@ -81,6 +81,11 @@ def backfill(
     columns: Annotated[
         list[str] | None, typer.Option("--column", help="Which column is what, such as user=customer; may be repeated.")
     ] = None,
+    click_s: Annotated[int, typer.Option(help="Windows as the job has them.", min=1)] = 30 * 60,
+    dwell_s: Annotated[int, typer.Option(min=1)] = 30 * 60,
+    cart_s: Annotated[int, typer.Option(min=1)] = 24 * 3600,
+    purchase_s: Annotated[int, typer.Option(min=1)] = 7 * 86_400,
+    return_s: Annotated[int, typer.Option(min=1)] = 7 * 86_400,
 ) -> None:
     """Make features and training rows of the past, as the jobs would have made them then: nothing later is in them.
 
@@ -92,6 +97,8 @@ def backfill(
 
         riffle backfill --events topic --lists topic --items topic --from 2026-11-21 --to 2026-11-22 --out past
     """
+    windows = (click_s * 1000, dwell_s * 1000, cart_s * 1000, purchase_s * 1000, return_s * 1000)
+    rules = Rules(**dict(zip(("click_ms", "dwell_ms", "cart_ms", "purchase_ms", "return_ms"), windows)))
     with plainly():
         span = Span(_moment(start, "--from"), _moment(end, "--to"))
         if span.to_ms <= span.from_ms:
@@ -102,14 +109,14 @@ def backfill(
             raise InvalidArgument(str(error)) from error
         sources = _sources({EVENTS: events, LISTS: lists, ITEMS: items}, mapping(columns or []), span)
         asked = [source.input for source in sources]
-        job = Job(asked, *span, str(Rules()), features.published())
+        job = Job(asked, *span, str(rules), features.published())
         kept = BackfillFolder(folder)
         bars = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with kept.writing(job), Progress(*bars, console=err, disable=not err.is_terminal) as progress:
             read = _read(kept, sources, progress)
             if all(one.damage is not None for one in read):
                 raise InvalidArgument("; ".join(str(one.damage) for one in read))
-            report = _make(kept, features, span, read, progress)
+            report = _make(kept, Past(features, rules), features, span, read, progress)
             kept.finish(msgspec.json.format(msgspec.json.encode(report)))
     _print(report, folder)
 
@@ -216,8 +223,9 @@ def _counted(batches: Iterator[list[Row]], said: ReadInput) -> Iterator[list[Row
 # ── making ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _make(kept: BackfillFolder, features: Registry, span: Span, read: list[ReadInput], progress: Progress) -> Report:
-    engine = Past(features, Rules())
+def _make(
+    kept: BackfillFolder, engine: Past, features: Registry, span: Span, read: list[ReadInput], progress: Progress
+) -> Report:
     counted = Counter[str]()
     taken = files = 0
     before = kept.checkpoint()

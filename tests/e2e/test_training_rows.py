@@ -11,18 +11,22 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from typer.testing import CliRunner
 
 from cli.cluster import submit_training_log
+from cli.main import app
 from cli.training import TopicRows
 from cli.training_parity import check, check_sessions
 from client.scan import Scanner
-from client.training_files import ROWS, TrainingFiles, export
+from client.training_files import ROWS, Stored, TrainingFiles, export, flat
 from demo.world import load
 from schemas import topics
+from schemas.decision import EXPLOIT
 from schemas.event import Rejected, parse_event
 from schemas.interaction import Interaction, decode_interaction
 from schemas.ranking import decode_list
@@ -30,6 +34,7 @@ from schemas.training import KINDS, TrainingRow, decode_row, decode_unmatched
 from tests.e2e.engine import Engine, event, raw, wait_for
 from tests.unit.test_attribution import oracle, told
 from udfs.logic.attribution import Rules
+from udfs.logic.decisions import FALLBACK
 
 # Seconds where production has minutes and days: every window closes within the test.
 RULES = Rules(click_ms=4_000, dwell_ms=4_000, cart_ms=8_000, purchase_ms=12_000, return_ms=12_000)
@@ -126,6 +131,8 @@ def test_rows_are_the_oracles_after_a_kill(engine: Engine, tmp_path: Path) -> No
         compared += len(mine)
     assert compared > 100
     assert any(one.label("click") for one in latest.values())
+    # The decision record of each list has come, too.
+    assert {one.served.slot for one in latest.values()} <= {EXPLOIT, FALLBACK}
     assert all(lists[one.served.list_id].items[one.served.rank].item_id == one.item_id for one in latest.values())
     reasons = {decode_unmatched(one.value).reason for one in _all(engine, topics.TRAINING_UNMATCHED, begun_ms)}
     assert "unknown_list" in reasons
@@ -135,6 +142,7 @@ def test_rows_are_the_oracles_after_a_kill(engine: Engine, tmp_path: Path) -> No
     report = check(engine.where, begun_ms, stopped_ms, RULES, 60)
     assert (report.share, report.missing, report.unexpected) == (1.0, [], [])
     assert report.rows > 100
+    _assert_a_backfill_makes_the_same(engine, latest, begun_ms, stopped_ms, tmp_path)
     sessions = check_sessions(engine.where, begun_ms, int(time.time() * 1000), 60)
     assert (sessions.share, sessions.rows >= USERS) == (1.0, True), sessions
     engine.stack.cancel(job_id)
@@ -148,6 +156,42 @@ def _assert_files_hold_the_topic(engine: Engine, topic: list[Any], tmp_path: Pat
     assert len(places) == len(set(places))
     assert {(one.partition, one.offset) for one in topic} <= set(places)
     assert files.damaged() == []
+
+
+def _assert_a_backfill_makes_the_same(
+    engine: Engine, latest: dict[str, TrainingRow], begun_ms: int, stopped_ms: int, tmp_path: Path
+) -> None:
+    """From raw events and lists, in a process that has never heard of the jobs: the same exposures, outcomes and event numbers."""
+    span = [
+        datetime.fromtimestamp(at_ms / 1000, tz=timezone.utc).isoformat() for at_ms in (begun_ms, time.time() * 1000)
+    ]
+    out = tmp_path / "past"
+    asked = [
+        "backfill",
+        "--events",
+        "topic",
+        "--lists",
+        "topic",
+        "--items",
+        "topic",
+        "--from",
+        span[0],
+        "--to",
+        span[1],
+    ]
+    where = {"RIFFLE_BROKERS": engine.where.brokers, "RIFFLE_NAMESPACE": engine.where.namespace}
+    done = CliRunner().invoke(app, [*asked, *ARGS, "--out", str(out)], env=where)
+    assert done.exit_code == 0, done.output
+    made: dict[str, dict[str, Any]] = {}
+    for row in pq.ParquetDataset(out / "training-rows").read().to_pylist():
+        if row["row_id"] not in made or row["revision"] > made[row["row_id"]]["revision"]:
+            made[row["row_id"]] = row
+    fields = ("event_no", "item_id", "list_id", "rank", *KINDS, *(f"{kind}_delay_ms" for kind in KINDS), "dwell_ms")
+    job = {name: flat(Stored(0, 0, 0, None), row) for name, row in latest.items() if row.shown_ms <= stopped_ms}
+    assert {name: [row[field] for field in fields] for name, row in job.items()} == {
+        name: [made[name][field] for field in fields] for name in job
+    }
+    assert pq.ParquetDataset(out / "list-features").read().num_rows > 0
 
 
 def _all(engine: Engine, name: str, from_ms: int) -> list[Any]:
