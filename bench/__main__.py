@@ -77,6 +77,16 @@ def aggregates_command(quick: Quick = False, repeat: Repeat = 3) -> None:
     _print()
 
 
+@app.command("labels")
+def labels_command() -> None:
+    """Write docs/label-delays.svg: a simulated day of the demo shop, how long each label took. Seconds; nothing is measured."""
+    from bench.labels import run
+
+    for one in run():
+        known = {f"{share:.0%}": one.within(share) for share in (0.5, 0.9, 0.99)}
+        typer.echo(f"{one.kind}: {len(one.delays_ms)} of {one.rows}; known after ms: {known}")
+
+
 @app.command("page")
 def page_command() -> None:
     """Write docs/benchmarks.md and its plot again from docs/benchmarks.json, measuring nothing."""

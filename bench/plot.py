@@ -1,4 +1,4 @@
-"""The plot of latency against rate, as SVG written by hand: two lines need no plotting library."""
+"""Plots as SVG written by hand: a few lines need no plotting library."""
 
 from __future__ import annotations
 
@@ -62,3 +62,36 @@ def _line(x1: float, y1: float, x2: float, y2: float, colour: str, dashes: str =
 
 def _text(x: float, y: float, words: str, anchor: str, colour: str = "#333") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{words}</text>'
+
+
+_KIND_COLOURS = ("#2a9d8f", "#457b9d", "#e9a23b", "#e76f51", "#6d597a")
+_TICKS = ((1, "1 s"), (10, "10 s"), (60, "1 min"), (600, "10 min"), (3_600, "1 h"), (86_400, "1 d"))
+
+
+def delay_plot(delays_ms: dict[str, list[int]]) -> str:
+    """By kind, the share of its positives that is known so long after the exposure; time is logarithmic. Delays in order."""
+    first_s, last_s = 0.1, max(3_600.0, *(found[-1] / 1000 for found in delays_ms.values()))
+
+    def x(seconds: float) -> float:
+        share = math.log(max(seconds, first_s) / first_s) / math.log(last_s / first_s)
+        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * share
+
+    def y(share: float) -> float:
+        return _HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - _TOP) * share
+
+    marks = []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        marks.append(_line(_LEFT, y(share), _WIDTH - _RIGHT, y(share), "#ddd"))
+        marks.append(_text(_LEFT - 6, y(share) + 4, f"{100 * share:.0f} %", "end"))
+    for seconds, name in _TICKS:
+        if seconds <= last_s:
+            marks.append(_text(x(seconds), _HEIGHT - _BOTTOM + 18, name, "middle"))
+    for number, (kind, found) in enumerate(delays_ms.items()):
+        colour = _KIND_COLOURS[number]
+        places = sorted({round(step * (len(found) - 1) / 200) for step in range(201)})
+        path = " ".join(f"{x(found[place] / 1000):.1f},{y((place + 1) / len(found)):.1f}" for place in places)
+        marks.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        marks.append(_text(_LEFT + 12, _TOP + 18 * (number + 1), kind, "start", colour))
+    marks.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, "after the exposure", "middle"))
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="12">'
+    return "\n".join([head, f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>', *marks, "</svg>", ""])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +13,9 @@ from models.featurise import COUNTERS, FEATURE_VERSIONS
 from schemas.features import DEFINITIONS, LOCK, FeatureError, load, parse, read_lock, recorded_lock, registry
 from schemas.features_page import PAGE, page
 from schemas.features_row import ALL, LEVELS, ItemRow, RowError, RowKey, row_codec
+from schemas.interaction import Interaction
+from tests.fakes import MINUTE, NOW, event
+from udfs.logic.item_counts import ItemCounts
 
 TEXT, LOCKED = DEFINITIONS.read_text(), LOCK.read_text()
 ONE = """
@@ -184,3 +190,20 @@ def test_what_is_no_record_key_is_refused(raw: bytes | None) -> None:
 
 def test_everything_is_one_row() -> None:
     assert CODEC.row_key(CODEC.record_key(ALL)) == ALL
+
+
+def test_a_feature_is_added_as_the_page_says() -> None:
+    """Contract: the five minutes of docs/features.md: its block, the row's version stepped, recorded; and it counts."""
+    page = (DEFINITIONS.parents[1] / "docs" / "features.md").read_text()
+    block = textwrap.dedent(re.search(r"```toml\n(.*?)```", page, re.S)[1])  # type: ignore[index]
+    before = DEFINITIONS.read_text()
+    changed = before.replace(f"item_row = {registry().item_row}", f"item_row = {registry().item_row + 1}") + block
+    with pytest.raises(FeatureError, match="record it with"):
+        load(changed, LOCK.read_text())
+    loaded = load(changed, recorded_lock(parse(changed), LOCK.read_text()))
+    counts, place = ItemCounts(loaded), [one.name for one in loaded.item_columns()].index("clicks_1h")
+    for number, ago_ms in enumerate((10 * MINUTE, 50 * MINUTE, 70 * MINUTE)):
+        made = event("click", "a", event_id=f"e{number}", ts_ms=NOW - ago_ms)
+        counts.take(Interaction("u:alice", number, 1, made, NOW - ago_ms, 0, number, NOW))
+    counts.advance(NOW)
+    assert counts.counts_as_of(RowKey("item", "a"), NOW)[place] == 2
