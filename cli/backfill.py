@@ -338,10 +338,13 @@ def _print(report: Report, folder: Path) -> None:
     for one in report.inputs:
         for reason, times in sorted(one.skipped.items()):
             err.print(f"{one.name}: {times} rows left out: {reason}", markup=False, highlight=False, soft_wrap=True)
-    rejected = {name: times for name, times in report.counted.items() if name.startswith(("rejected_", "events_late"))}
-    refused = f", refused {sum(rejected.values())}" if rejected else ""
+    refused = {
+        name.removeprefix("refused_"): times for name, times in report.counted.items() if name.startswith("refused_")
+    }
+    for reason, times in refused.items():
+        err.print(f"{times} records refused: {reason} (the table refused)", markup=False, highlight=False)
     out.print(
-        f"{report.steps} steps, {report.users} users{refused}; {report.counted.get('rows', 0)} training rows, "
+        f"{report.steps} steps, {report.users} users and sessions; {report.counted.get('rows', 0)} training rows, "
         f"{report.counted.get('revisions', 0)} revisions of them. Tables and report.json are in {folder}.",
         highlight=False,
         soft_wrap=True,

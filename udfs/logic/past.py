@@ -99,6 +99,10 @@ class Made:
         self.refused: list[Refused] = []
         self.counted: Counter[str] = Counter()
 
+    def refuse(self, one: Refused) -> None:
+        self.refused.append(one)
+        self.counted[f"refused_{one.reason}"] += 1
+
 
 class Dump(msgspec.Struct):
     """State of a Past between two steps."""
@@ -150,9 +154,7 @@ class Past:
                 return
             ranked = decode_list(step.value or b"")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            made.refused.append(
-                Refused(step.at_ms, step.kind[2:], step.partition, step.offset, _UNREADABLE, str(error))
-            )
+            made.refuse(Refused(step.at_ms, step.kind[2:], step.partition, step.offset, _UNREADABLE, str(error)))
             return
         if step.kind == SERVED:
             made.served.append(self._look_up(ranked))
@@ -219,7 +221,7 @@ class Past:
                 elif sent.topic in (topics.EVENTS_DLQ, topics.EVENTS_LATE):
                     reason = sent.headers[headers.REASON].decode()
                     detail = sent.headers.get(headers.DETAIL, b"").decode(errors="replace")
-                    made.refused.append(Refused(one.append_ms, EVENT[2:], one.partition, one.offset, reason, detail))
+                    made.refuse(Refused(one.append_ms, EVENT[2:], one.partition, one.offset, reason, detail))
 
     def _interaction(self, one: Interaction, made: Made) -> None:
         for change in self._items.take(one):
