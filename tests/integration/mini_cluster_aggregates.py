@@ -20,7 +20,7 @@ from schemas.connections import Connections
 
 NOON = 1_767_268_800_000  # 2026-01-01T12:00:00Z
 HOUR = 3_600_000
-_A_SECOND, _SECONDS = 10, 14
+_A_SECOND, _SECONDS = 14, 14
 _LATER_FROM = 5 * _A_SECOND  # from here on it is three hours later
 
 
