@@ -10,7 +10,7 @@ from schemas.user_state import UserState, decode, encode
 from tests.fakes import DAY, HOUR, MINUTE, NOW, SECOND, event
 from tests.unit.test_attribution import BASE, RULES, interaction, ranked, shown
 from udfs.logic.backfill import Logged, replay
-from udfs.logic.flags import BOT_PER_DAY, FLOOD_MS, FLOOD_PER_MINUTE
+from udfs.logic.flags import BOT_PER_DAY, FLOOD_MINUTES, FLOOD_PER_MINUTE
 from udfs.logic.item_counts import ItemCounts
 from udfs.logic.sessions import Applied, Position, apply_event
 
@@ -22,13 +22,12 @@ def notes(state: UserState, ts_ms: int, number: int, kind: str = "click", append
     return [note for note in applied.notes if note in (FLOOD, BOT)]
 
 
-def test_a_flood_is_flagged_from_its_first_act_too_many_until_ten_minutes_after_its_last() -> None:
+def test_a_flood_is_flagged_from_its_first_act_too_many_for_ten_minutes() -> None:
     state = UserState()
     found = [notes(state, NOW + n * 100, n) for n in range(FLOOD_PER_MINUTE + 3)]
     assert found == [[]] * FLOOD_PER_MINUTE + [[FLOOD]] * 3
-    last_ms = NOW + (FLOOD_PER_MINUTE + 2) * 100
-    assert notes(state, last_ms + FLOOD_MS - 1, 1_000) == [FLOOD]
-    assert notes(state, last_ms + FLOOD_MS, 1_001) == []
+    assert notes(state, NOW + FLOOD_MINUTES * MINUTE - 1, 1_000) == [FLOOD]
+    assert notes(state, NOW + FLOOD_MINUTES * MINUTE, 1_001) == []
 
 
 def test_a_bot_is_flagged_for_the_rest_of_its_day() -> None:
