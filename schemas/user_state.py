@@ -113,7 +113,6 @@ class Tail(msgspec.Struct, array_like=True):
     candidates: dict[str, list[str]] = {}  # surface -> what its caller handed in; empty: too many to remember
     released_ms: int = 0  # of an anonymous key: time of the newest logout
     waiting_since_ms: int = 0  # append time of the oldest record whose ranking is pending; 0 where none is
-    busy: tuple[int, int, int, int] | None = None  # acts in a minute and on a day: udfs/logic/flags.py
 
 
 class UserState:

@@ -43,7 +43,7 @@ INTERACTIONS = [
     interaction("purchase", None, order_id="o", items=[{"item_id": "boot-1"}, {"item_id": "boot-2", "quantity": 3}]),
     interaction("search", None, query="boots"),  # counts for nothing
     interaction("click", "boot-1", note="flood"),
-    interaction("click", "boot-1", note="bot"),
+    interaction("click", "boot-1", note="flood"),
     interaction("view", "lamp-9", note="out_of_order"),
     "nonsense",
 ]
