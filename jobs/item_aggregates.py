@@ -28,7 +28,7 @@ from schemas import topics
 from schemas.connections import Connections
 from schemas.features import FeatureError, registry
 from schemas.features_row import RowCodec
-from schemas.interaction import BOT, FLOOD
+from schemas.interaction import FLOOD
 from udfs.aggregate_items import (
     AGGREGATE_GROUPS,
     AGGREGATE_ITEMS,
@@ -108,7 +108,7 @@ def _keyed_deltas(tables: StreamTableEnvironment) -> KeyedStream:
             COALESCE(JSON_QUERY(`j`, '$.notes'), '') AS `notes`
         FROM (SELECT `v`, CAST(`v` AS STRING) AS `j` FROM `interactions`)"""
     )
-    flagged = " OR ".join(f"`notes` LIKE '%\"{note}\"%'" for note in (FLOOD, BOT))
+    flagged = f"`notes` LIKE '%\"{FLOOD}\"%'"
     # An order counts once a line, in all that it counts for.
     tables.execute_sql(
         f"""CREATE TEMPORARY VIEW `lines` AS

@@ -6,7 +6,7 @@ import msgspec
 
 from schemas.event import Event
 
-FLOOD, BOT = "flood", "bot"  # notes that flag it
+FLOOD = "flood"  # the note that flags it
 
 
 class Interaction(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -22,12 +22,12 @@ class Interaction(msgspec.Struct, frozen=True, omit_defaults=True):
     append_ms: int
     notes: list[
         str
-    ] = []  # clamped, out_of_order, closed_session, flood, bot; reroute, replay or alias where it was put back on its topic
+    ] = []  # clamped, out_of_order, closed_session, flood; reroute, replay or alias where it was put back on its topic
 
     @property
     def flagged(self) -> bool:
         """Whether it was no person: then it belongs into no aggregate and no training row."""
-        return FLOOD in self.notes or BOT in self.notes
+        return FLOOD in self.notes
 
 
 encode_interaction = msgspec.json.Encoder().encode

@@ -116,7 +116,6 @@ class Tail(msgspec.Struct, array_like=True):
     # By which key experiments assign, where it is not this one: the first-seen; a login keeps it. And when a session with
     # another unit was last merged in, whose lists may have had other arms; 0 for never.
     unit: tuple[str, int] | None = None
-    busy: tuple[int, int, int, int, int] | None = None  # acts in a minute and on a day: udfs/logic/flags.py
 
 
 class UserState:

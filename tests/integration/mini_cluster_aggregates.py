@@ -20,7 +20,7 @@ from schemas.connections import Connections
 
 NOON = 1_767_268_800_000  # 2026-01-01T12:00:00Z
 HOUR = 3_600_000
-_A_SECOND, _SECONDS = 10, 14
+_A_SECOND, _SECONDS = 14, 14
 _LATER_FROM = 5 * _A_SECOND  # from here on it is three hours later
 
 
@@ -43,7 +43,7 @@ INTERACTIONS = [
     interaction("purchase", None, order_id="o", items=[{"item_id": "boot-1"}, {"item_id": "boot-2", "quantity": 3}]),
     interaction("search", None, query="boots"),  # counts for nothing
     interaction("click", "boot-1", note="flood"),
-    interaction("click", "boot-1", note="bot"),
+    interaction("click", "boot-1", note="flood"),
     interaction("view", "lamp-9", note="out_of_order"),
     "nonsense",
 ]

@@ -1,16 +1,15 @@
-"""Flags: a person never gets one, a flood and a bot do; and what is flagged is in no counter and no training row."""
+"""Flags: a person never gets one, a flood does; and what is flagged is in no counter and no training row."""
 
 from __future__ import annotations
 
 import msgspec
 
 from schemas.features import registry
-from schemas.interaction import BOT, FLOOD, Interaction
-from schemas.user_state import UserState, decode, encode
-from tests.fakes import DAY, HOUR, MINUTE, NOW, SECOND, event
+from schemas.interaction import FLOOD, Interaction
+from schemas.user_state import SESSION_CAP, UserState
+from tests.fakes import HOUR, MINUTE, NOW, SECOND, event
 from tests.unit.test_attribution import BASE, RULES, interaction, ranked, shown
 from udfs.logic.backfill import Logged, replay
-from udfs.logic.flags import BOT_PER_DAY, FLOOD_MS, FLOOD_PER_MINUTE
 from udfs.logic.item_counts import ItemCounts
 from udfs.logic.sessions import Applied, Position, apply_event
 
@@ -19,48 +18,35 @@ def notes(state: UserState, ts_ms: int, number: int, kind: str = "click", append
     one = event(kind, event_id=f"e{number}", ts_ms=ts_ms)
     applied = apply_event(state, one, Position(0, number, append_ms or ts_ms))
     assert isinstance(applied, Applied)
-    return [note for note in applied.notes if note in (FLOOD, BOT)]
+    return [note for note in applied.notes if note == FLOOD]
 
 
-def test_a_flood_is_flagged_from_its_first_act_too_many_until_ten_minutes_after_its_last() -> None:
+def test_a_flood_is_flagged_from_its_fiftieth_act_until_it_slows_down() -> None:
     state = UserState()
-    found = [notes(state, NOW + n * 100, n) for n in range(FLOOD_PER_MINUTE + 3)]
-    assert found == [[]] * FLOOD_PER_MINUTE + [[FLOOD]] * 3
-    last_ms = NOW + (FLOOD_PER_MINUTE + 2) * 100
-    assert notes(state, last_ms + FLOOD_MS - 1, 1_000) == [FLOOD]
-    assert notes(state, last_ms + FLOOD_MS, 1_001) == []
+    found = [notes(state, NOW + n * 300, n) for n in range(SESSION_CAP + 3)]
+    assert found == [[]] * (SESSION_CAP - 1) + [[FLOOD]] * 4
+    assert notes(state, NOW + MINUTE, 1_000) == []
 
 
-def test_a_bot_is_flagged_for_the_rest_of_its_day() -> None:
-    """One act every 15 seconds, day and night."""
+def test_a_quick_person_is_no_flood() -> None:
+    """An act every half second, for two minutes."""
     state = UserState()
-    found = [notes(state, NOW + n * 15 * SECOND, n) for n in range(BOT_PER_DAY + 800)]
-    assert found.index([BOT]) == BOT_PER_DAY
-    of_the_day = DAY // (15 * SECOND)
-    assert found[of_the_day - 1] == [BOT]
-    assert found[of_the_day:] == [[]] * (len(found) - of_the_day)
+    assert not any(notes(state, NOW + n * 500, n) for n in range(240))
 
 
 def test_a_page_that_shows_much_is_no_flood() -> None:
     state = UserState()
-    assert not any(notes(state, NOW + n, n, "impression") for n in range(4 * FLOOD_PER_MINUTE))
+    assert not any(notes(state, NOW + n, n, "impression") for n in range(4 * SESSION_CAP))
 
 
 def test_a_log_that_is_played_quickly_is_no_flood() -> None:
     """Contract: the pace is that of the events, not of their sender."""
     state = UserState()
-    assert not any(notes(state, NOW + n * MINUTE, n, append_ms=NOW + 12 * HOUR) for n in range(300))
-
-
-def test_the_pace_is_kept_in_state() -> None:
-    state = UserState()
-    for n in range(FLOOD_PER_MINUTE):
-        notes(state, NOW, n)
-    assert notes(decode(encode(state)), NOW, 1_000) == [FLOOD]
+    assert not any(notes(state, NOW + n * SECOND, n, append_ms=NOW + 12 * HOUR) for n in range(300))
 
 
 def flagged(one: Interaction) -> Interaction:
-    return msgspec.structs.replace(one, notes=["out_of_order", BOT])
+    return msgspec.structs.replace(one, notes=["out_of_order", FLOOD])
 
 
 def test_what_is_flagged_is_in_no_counter() -> None:

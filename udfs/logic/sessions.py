@@ -35,7 +35,7 @@ from schemas.user_state import (
     action_code,
     seen_hash,
 )
-from udfs.logic.flags import flag
+from udfs.logic.flags import flags
 
 DUPLICATE = "duplicate"
 LATE = "late"
@@ -114,7 +114,7 @@ def apply_event(
     if isinstance(event, Impression):
         state.seen.append(seen_hash(event.item_id))
         del state.seen[:-SEEN_CAP]
-    notes += flag(state, event, ts_ms)
+    notes += flags(state)
     return Applied(ts_ms, notes, _new_session_id(state, event, ts_ms), hashes_dropped)
 
 
