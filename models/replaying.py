@@ -52,8 +52,9 @@ class Bundles:
         scored = ~np.isnan(decision.candidates.score_column())
         rows = np.frombuffer(decision.inputs[ROWS], "<i4").astype(np.int32)[scored]
         history = bundle.history_encoder(decision.key, decision.now_ms, None)(state)
+        features = decision.candidates.feature_rows()[scored]
         alone, nothing = (
-            bundle.score(state, history, rows, decision.now_ms, decision.surface, None, by)
+            bundle.score(state, history, rows, decision.now_ms, decision.surface, None, by, features)
             for by in (weights, {"": 1.0})
         )
         found = np.full(len(scored), np.nan)
