@@ -9,6 +9,7 @@ import json
 import sys
 import tempfile
 import time
+from typing import Any
 
 import msgspec
 from pyflink.common.typeinfo import Types
@@ -59,6 +60,11 @@ EVENTS = [
 ]
 
 
+def text(value: Any) -> str:
+    """Java's bytes have a sign; what is binary (a decision record) keeps what can be read of it."""
+    return bytes(byte & 0xFF for byte in value).decode(errors="replace")
+
+
 def main(bundles: str) -> None:
     env = environment(parallelism=1)
     tables = StreamTableEnvironment.create(env)
@@ -82,7 +88,7 @@ def main(bundles: str) -> None:
     everything = outputs.ranked.union(outputs.records, outputs.exact).map(lambda row: row, output_type=OUTPUT_TYPE)
     result = {"plan": json.loads(env.get_execution_plan())}
     with everything.execute_and_collect() as collected:
-        result["records"] = [[row[0], bytes(row[1]).decode(), bytes(row[2]).decode()] for row in collected]
+        result["records"] = [[row[0], text(row[1]), text(row[2])] for row in collected]
     print(msgspec.json.encode(result).decode())
 
 
