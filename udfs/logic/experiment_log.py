@@ -23,7 +23,6 @@ DAY_MS = 86_400_000
 GAP_MS = 30 * 60_000  # of a session
 KEPT_DAYS = 3  # user state takes events of up to a day before: older totals do not change any more
 IDLE_MS = 35 * DAY_MS  # after which a user is forgotten
-FLAGS = frozenset({"flood", "bot"})  # notes of interactions that no person made
 _SURFACES = 16
 
 
@@ -56,7 +55,7 @@ def take_list(state: ExperimentState, made: RankedList) -> Taken:
 def take_interaction(state: ExperimentState, one: Interaction) -> Taken:
     event = one.event
     props = event.props
-    state.bot = state.bot or bool(FLAGS & set(one.notes))
+    state.bot = state.bot or one.flagged
     if props.context is not None and props.context.device is not None:
         state.segment = props.context.device
     surface = props.surface or ""
