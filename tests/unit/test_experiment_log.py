@@ -122,7 +122,7 @@ def test_a_late_event_changes_its_day_while_that_is_kept(alice: User) -> None:
 
 
 def test_bots_and_crossovers_are_marked(alice: User) -> None:
-    bot = msgspec.structs.replace(happened("click"), notes=["bot"])
+    bot = msgspec.structs.replace(happened("click"), notes=["flood"])
     alice.take(bot)
     assert alice.of()[0].bot
     alice.take(ranked({"ranker": "new", "crossed": "crossed"}, list_no=2))
