@@ -89,7 +89,7 @@ def test_interactions_become_rows_and_survive_a_kill(engine: Engine) -> None:
     assert _settled(lambda: counted(BOOT, SHOES, ALL, LAMP)) == wanted
     nodes.close()
     report = check_counts(engine.where, int(time.time() * 1000), limit_s=60)
-    assert report.rows > 10
+    assert report.rows >= 4, "at least what was looked at above"
     assert (report.share, report.missing) == (1.0, []), report
 
 
