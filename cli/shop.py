@@ -32,7 +32,7 @@ from udfs.logic.when_to_rank import DEFAULT_POLICY, wants_ranking
 
 WAIT_MS = 100  # how long the shop waits for a list that has seen the shopper's last act
 _KNOWN_SHOPPERS = 120
-_VISITS_BEFORE = 4
+_VISITS_BEFORE = 8
 _CATCH_UP_LIMIT_S = 45
 _NOT_YET = frozenset({STALE, NO_LIST, REDIS_TIMEOUT, REDIS_UNAVAILABLE})
 _SHOW_EVERY_S = 0.5

@@ -84,7 +84,8 @@ class LiveTraffic:
 
     def past(self, now_ms: int, shoppers: int = 200, visits: int = 3, within_ms: int = 20 * HOUR_MS) -> Iterator[Event]:
         """What the first shoppers did before the shop opened, in order of time: send it first, and they are known.
-        All of it is older than an hour and younger than `within_ms`; impressions and scrolls are left out."""
+        All of it is older than an hour and younger than `within_ms`; impressions and scrolls are left out, and visits that began
+        without a login, whose merges would come all at once with the first checkpoint."""
         events: list[Event] = []
         policy = mixed()
         for number in range(self._first, self._first + shoppers):
@@ -94,7 +95,8 @@ class LiveTraffic:
             part_ms = (within_ms - HOUR_MS) // visits
             for part in range(visits):
                 at = now_ms - within_ms + part * part_ms + int(rng.random() * max(1, part_ms - HOUR_MS))
-                events += play(self.world, shopper, memory, at, rng, policy)[0]
+                visit = play(self.world, shopper, memory, at, rng, policy)[0]
+                events += visit if all(event.user_id for event in visit) else []
         events.sort(key=lambda event: event.ts_ms)
         return (event for event in events if not isinstance(event, (Impression, Scroll)))
 
