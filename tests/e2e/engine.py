@@ -6,18 +6,20 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from cli.cluster import submit_personalise
+from cli.cluster import publish_items, submit_personalise
 from client.events import Events
 from client.feed import RankedFeed
 from client.requests import RankRequester
 from demo.world import load
-from local.stack import Stack
+from local.stack import Ports, Stack
 from schemas.connections import Connections
+from schemas.topics import TOPICS
 
 T = TypeVar("T")
 
@@ -84,6 +86,22 @@ class Engine:
     @property
     def restarts(self) -> int:
         return self.stack.flink.rest.restarts(self.job_id)
+
+
+@contextmanager
+def personalising(run_dir: Path, task_managers: int = 1) -> Iterator[Engine]:
+    """A stack of its own with the demo shop's items and a warm personalise job."""
+    stack = Stack(run_dir, Ports.free(), task_managers=task_managers, say=lambda _: None)
+    try:
+        stack.start()
+        stack.create_topics(TOPICS)
+        running = Engine(stack)
+        publish_items(running.where, load().items)
+        running.submit()
+        running.warm_up()
+        yield running
+    finally:
+        stack.stop()
 
 
 class Reader:

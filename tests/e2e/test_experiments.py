@@ -10,27 +10,24 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-import msgspec
 import pytest
 
-from cli.cluster import publish, publish_items, submit_experiments
+from cli.cluster import publish, submit_experiments
 from cli.experiments import units_on_topic
 from connect.redis import Nodes
 from connect.slots import Command
 from demo.world import load
-from local.stack import Ports, Stack
 from models.bundle import latest
 from models.store import SHIPPED
 from proof.report import report
 from schemas import topics
-from schemas.control import PublishExperiments
+from schemas.control import PublishExperiments, control_record
 from schemas.experiment_metrics import UnitMetrics, decode_arm
 from schemas.experiments import Arm, Definition, Experiment, Holdout, Layer
 from schemas.keys import experiment_redis_key
 from schemas.ranking import RankedList
 from schemas.redis_layout import ARM_FIELD
-from schemas.topics import TOPICS
-from tests.e2e.engine import Engine, event, new_user, raw, wait_for
+from tests.e2e.engine import Engine, event, new_user, personalising, raw, wait_for
 from udfs.logic.experiments import Assignment
 
 USERS = 40
@@ -53,22 +50,12 @@ DEFINITION = Definition(
 
 @pytest.fixture
 def engine(tmp_path: Any) -> Iterator[Engine]:
-    stack = Stack(tmp_path / "stack", Ports.free(), task_managers=2, say=lambda _: None)
-    try:
-        stack.start()
-        stack.create_topics(TOPICS)
-        running = Engine(stack)
-        publish_items(running.where, load().items)
-        running.submit()
-        running.warm_up()
+    with personalising(tmp_path / "stack", task_managers=2) as running:
         yield running
-    finally:
-        stack.stop()
 
 
 def test_arms_are_on_lists_through_a_login_and_totals_are_exact(engine: Engine) -> None:
-    value = msgspec.json.encode(PublishExperiments(DEFINITION))
-    publish(engine.where, topics.CONTROL, [(b"experiments", value)])
+    publish(engine.where, topics.CONTROL, [control_record(PublishExperiments(DEFINITION))])
     measuring = submit_experiments(engine.stack)
     engine.stack.wait_running(measuring)
     assignment = Assignment(DEFINITION)

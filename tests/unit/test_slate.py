@@ -139,17 +139,7 @@ def test_cold_start_is_told(state: UserState, requested: list[str] | None, level
 class Running(FakeBundle):
     """Every action on item-1 in the session is worth 1 to item-2, and every one on item-3 costs it 3."""
 
-    def score(
-        self,
-        state: UserState,
-        history: Any,
-        rows: Any,
-        now_ms: int,
-        surface: str,
-        stop: Any,
-        weights: Any = None,
-        features: Any = None,
-    ) -> Any:
+    def score(self, state: UserState, history: Any, rows: Any, *_: Any) -> Any:
         session = state.session().item_ids
         worth = session.count("item-1") - 3 * session.count("item-3")
         return np.array([worth if row == 2 else 0 for row in rows], np.float32)
