@@ -64,8 +64,8 @@ class Totals:
 class StageTimes:
     """How long stages take: for each the time spent, and for those named `bucketed` a cumulative histogram.
 
-    A gauge a bucket: PyFlink's distributions export 0 in process mode. Each gauge costs something with every export (udfs.pace), so
-    the buckets are few, and the stages inside the ranking have their sums only.
+    A gauge a bucket: PyFlink's distributions export 0 in process mode. Each gauge costs something with every export
+    (udfs.beam_overhead), so the buckets are few, and the stages inside the ranking have their sums only.
     """
 
     def __init__(self, group: MetricGroup | None, summed: Iterable[str], bucketed: Iterable[str]) -> None:

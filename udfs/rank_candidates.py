@@ -40,6 +40,7 @@ from schemas.ranking import (
 from schemas.record import TopicRecord
 from schemas.redis_layout import FEATURES_FIELD, LIST_FIELD, LIST_TTL_MS, Entry, cas_arguments, version
 from schemas.user_state import UserState, decode
+from udfs.beam_overhead import lighten_bundles
 from udfs.breaker import Breaker
 from udfs.item_features_replica import ItemFeaturesReplica
 from udfs.logic.decisions import Asked, decision_record, list_id_of, seed_of
@@ -50,7 +51,6 @@ from udfs.logic.sessions import freshness
 from udfs.logic.slate import Slate, World, explain, rank
 from udfs.logic.when_to_rank import DEFAULT_POLICY
 from udfs.outputs import StageTimes, Totals, to_row, watch
-from udfs.pace import pace_gauges
 from udfs.policies_replica import PoliciesReplica
 from udfs.redis_writer import RedisWriter
 from udfs.replica import ItemsReplica
@@ -158,7 +158,7 @@ class RankCandidates(AsyncFunction):
         watch(metrics, "redis_writes_owed", lambda: len(self._redis.owed) if self._redis else 0)
         watch(metrics, "redis_writes_repaid", lambda: self._redis.repaid if self._redis else 0)
         watch(metrics, "redis_writes_lost", lambda: self._redis.owed.lost if self._redis else 0)
-        pace_gauges(metrics)
+        lighten_bundles(metrics)
         # Before the first task: what it would wait for is paid here, and counts against no time limit.
         if not self._replica.ready.wait(self._settings.items_wait_s):
             log.warning("the items topic is not read yet: lists may hold what is out of stock until it is")
@@ -232,10 +232,11 @@ class RankCandidates(AsyncFunction):
             self._counters.add("redis_failures")
             lists = [msgspec.structs.replace(one, degraded=[*one.degraded, "redis"]) for one in lists]
             bodies = [encode_json(one) for one in lists]
-        records = [TopicRecord(topics.FEATURES, task.key.encode(), features)]
-        for one, body, (_, slate, asked) in zip(lists, bodies, made):
-            record_key = f"{task.key}|{one.surface}".encode()
-            records.append(TopicRecord(topics.RANKED_FEED, record_key, body))
+        # The feed comes first: what is first goes to the broker at once, what follows shares the next request.
+        record_keys = [f"{task.key}|{one.surface}".encode() for one in lists]
+        records = [TopicRecord(topics.RANKED_FEED, key, body) for key, body in zip(record_keys, bodies)]
+        records.append(TopicRecord(topics.FEATURES, task.key.encode(), features))
+        for record_key, one, body, (_, slate, asked) in zip(record_keys, lists, bodies, made):
             records.append(TopicRecord(topics.RANKED_FEED_LATEST, record_key, body))
             decision = decision_record(task, one, slate, asked, runtime(), self._settings.decisions_share)
             records.append(TopicRecord(topics.RANKINGS_LOG, record_key, encode_decision(decision)))
