@@ -215,8 +215,8 @@ def names(ranked: RankedList) -> list[str]:
 def test_a_task_becomes_a_list_on_both_topics(harness: Harness) -> None:
     (rows,) = harness.run(task("home"))
     assert [(row[0], row[1]) for row in rows] == [
+        ("test-ranked-feed", b"u:alice|home"),  # what others wait for leaves first
         ("test-features", b"u:alice"),
-        ("test-ranked-feed", b"u:alice|home"),
         ("test-ranked-feed-latest", b"u:alice|home"),
         ("test-rankings-log", b"u:alice|home"),
     ]
