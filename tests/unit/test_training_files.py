@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-import pandas as pd
 import pyarrow.dataset as ds
 import pytest
 
@@ -81,6 +80,7 @@ def test_each_record_is_in_one_file_and_a_second_run_adds_nothing(files: Trainin
 
 
 def test_pandas_reads_the_last_revisions(files: TrainingFiles) -> None:
+    pd = pytest.importorskip("pandas", reason="pandas is not among Riffle's dependencies: uv pip install pandas")
     topic = Topic()
     topic.records[0].append(Stored(0, 10, NOW, encode_row(row(3, revision=2, delay_ms={"click": 9, "cart": 8}))))
     run(topic, files)
