@@ -95,7 +95,9 @@ def _item(number: int) -> str:
 
 
 def _interaction(number: int, items: list[str], kind: str, ts_ms: int) -> bytes:
-    props = {"order_id": "o", "items": [{"item_id": item} for item in items]} if kind == "purchase" else {"surface": "home"}
+    props = (
+        {"order_id": "o", "items": [{"item_id": item} for item in items]} if kind == "purchase" else {"surface": "home"}
+    )
     event = {"event_type": kind, "event_id": f"e-{number}", "session_id": "s", "ts_ms": ts_ms, "schema_version": 2}
     body = event | {"props": props} | ({} if kind == "purchase" else {"item_id": items[0]})
     return msgspec.json.encode(

@@ -103,6 +103,10 @@ class LoadedBundle:
         """(n, D) items in the bundle's space, for diversity."""
         return self._vectors.take(rows, axis=0)
 
+    def popularity(self, rows: Rows) -> Floats:
+        scores: Floats = self._popularity.take(rows)
+        return scores
+
     def retrieve(self, state: UserState, limit: int, now_ms: int, done: Callable[[str], None]) -> Retrieved:
         return self.recall.retrieve(state, limit, now_ms, done)
 

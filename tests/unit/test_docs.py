@@ -38,7 +38,8 @@ DAY_MS = 86_400_000
 # Counters whose names are put together at run time: the expression in the code -> the names in the docs.
 FAMILIES = {
     "events_{applied.reason}": {f"events_{reason}" for reason in (sessions.DUPLICATE, sessions.LATE)},
-    "events_{note}": {"events_clamped", "events_out_of_order", "events_closed_session", "events_flood"},
+    "events_{note}": {"events_clamped", "events_out_of_order", "events_closed_session", "events_flood"}
+    | {"events_no_personalisation", "events_no_training"},
     "events_{via}": {f"events_{via}" for via in (records.REROUTE, records.ALIAS)},
     "rejected_{rejected.reason.value}": {"rejected_<reason>"},
     "fallback_{fallback}": {"fallback_<name>"},
@@ -79,7 +80,7 @@ def parsed(path: str) -> ast.Module:
 def test_the_table_of_topics_is_the_code() -> None:
     guarantees = dict.fromkeys((*RANKED_TOPICS, *RECORDS_TOPICS), "at least once")
     guarantees |= dict.fromkeys((*EXACTLY_ONCE_TOPICS, *TRAINING_TOPICS), "exactly once")
-    guarantees[topics.ITEM_FEATURES] = "at least once"
+    guarantees |= dict.fromkeys((topics.ITEM_FEATURES, topics.BELIEFS), "at least once")
     guarantees |= dict.fromkeys(EXPERIMENT_TOPICS, "at least once")
     wanted = []
     for spec in topics.TOPICS:
@@ -181,6 +182,7 @@ def test_every_counter_is_explained() -> None:
             "aggregate-arms and store-arm-metrics",
             "aggregate-items and aggregate-groups",
             "store-item-features",
+            "update-beliefs",
         )
         for row in rows(section(METRICS, part))
         for name in row[0].split(", ")

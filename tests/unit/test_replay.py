@@ -15,12 +15,26 @@ from models.samples import EDGES, NOW_MS, sample_states
 from models.store import LoadedBundle
 from schemas.decision import Decision, decode_decision, encode_decision, pack_places
 from schemas.items import Item
-from schemas.policy import DEFAULT, Bought, Cap, Dpp, Explore, Mmr, OutOfStock, Pinned, Policy, Sponsored, Stability
+from schemas.policy import (
+    DEFAULT,
+    Beliefs,
+    Bought,
+    Cap,
+    Dpp,
+    Explore,
+    Mmr,
+    OutOfStock,
+    Pinned,
+    Policy,
+    Sponsored,
+    Stability,
+)
 from schemas.ranking import RankedList, RankTask, Receipt
 from schemas.user_state import UserState, encode
+from tests.fakes import event
 from udfs.logic.decisions import Asked, decision_record, list_id_of, seed_of
 from udfs.logic.replay import CannotReplay, replay
-from udfs.logic.sessions import freshness
+from udfs.logic.sessions import Position, apply_event, freshness
 from udfs.logic.slate import World, rank
 
 FOLDER = str(Path(__file__).parents[1] / "fixtures" / "bundles")
@@ -31,6 +45,7 @@ POLICIES = [
     Policy(version="mmr", diversity=Mmr(relevance=0.7), slots=list(EXPLORED)),
     Policy(version="dpp", diversity=Dpp(relevance=2.0), rules=(Bought(days=9),), stability=Stability(top=6, moves=2)),
     Policy(version="groups", diversity=Mmr(relevance=0.5, by="subcategory"), slots=[Sponsored(places=[3]), *EXPLORED]),
+    Policy(version="linear", slots=[Explore(places=[1, 4], policy="linucb", floor=0.3)], beliefs=Beliefs()),
     Policy(version="pinned", slots=[Pinned(place=1, item="unheard-of"), *EXPLORED]),
 ]
 
@@ -65,6 +80,7 @@ def made(bundle: LoadedBundle, state: UserState, policy: Policy, number: int, re
         catalogue=catalogue,
         policy=policy,
         exposures=lambda ids: rng.poisson((3.0, 40.0), (len(ids), 2)).astype(np.float64),
+        linear=lambda ids: rng.random((len(ids), 2)),
         previous=rng.permutation(items).tolist(),
         seed=seed_of(key, "home", 1, number, policy.version),
     )
@@ -107,6 +123,15 @@ def test_every_logged_list_is_made_again_bit_for_bit(bundles: Bundles, policy: P
         again = fresh.replay(found, policy)
         assert again.differences == []
         assert (again.list_id, again.gap, again.same_items) == (found.list_id, 0.0, True)
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.version)
+def test_a_list_that_may_not_be_personal_is_made_again_too(bundles: Bundles, policy: Policy) -> None:
+    state = UserState()
+    apply_event(state, event("click", ts_ms=NOW_MS, props={"consent": {"personalise": False}}), Position(3, 0, NOW_MS))
+    found = made(loaded(bundles), state, policy, 5, None)
+    assert Bundles(FOLDER).replay(found, policy).identical
+    assert bundles.task_scores(found) == {}
 
 
 def test_a_thousand_lists_replay(bundles: Bundles) -> None:

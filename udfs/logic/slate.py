@@ -24,6 +24,7 @@ from schemas.items import Item
 from schemas.policy import DEFAULT, Explore, Pinned, Policy, Sponsored
 from schemas.ranking import Contribution, RankedItem
 from schemas.user_state import QUERY_MARK, TARGET_MARK, UserState, action_name, seen_hash
+from udfs.logic.consent import consent_of
 from udfs.logic.diversity import likeness_of_groups, likeness_of_vectors
 from udfs.logic.exploration import BetaTables
 from udfs.logic.rules import Question, removed
@@ -32,6 +33,9 @@ from udfs.logic.slots import NOWHERE, Filled, Pool, fill
 CALLER, PINNED_SOURCE = "caller", "pinned"
 PRE_RANKER = "pre_ranker"  # the receipt's `ranker` where the list has the pre-ranker's order
 KNOWN_FROM = 5  # interactions: before, a user is found what is popular as well (models/recall.py)
+NO_CONSENT = "no_consent"  # the level of a list that may not be personal: by popularity
+
+_NEVER_SHOWN = np.array([[0.0, 1.0]])  # mean and width of LinUCB, where nothing is known of anything
 
 Rows = npt.NDArray[np.int32]
 Scores = npt.NDArray[np.float32]
@@ -51,6 +55,9 @@ class Ranker(Protocol):
 
     def level(self, row: int) -> str:
         """What the row is: an "item" of its own, or the "subcategory", "category" or "global" that stands in for one."""
+
+    def popularity(self, rows: Rows) -> Scores:
+        """(n,) how popular each row is with everybody: what ranks where a list may not be personal."""
 
     def retrieve(self, state: UserState, limit: int, now_ms: int, done: Callable[[str], None]) -> Retrieved:
         """At most `limit` distinct candidates; `done` is told of each of its stages when it ends."""
@@ -100,6 +107,7 @@ class World:
     catalogue: Mapping[str, Item] = field(default_factory=dict)
     policy: Policy = DEFAULT
     exposures: Callable[[list[str]], npt.NDArray[np.float64]] | None = None  # (n, 2) clicks and misses by item id
+    linear: Callable[[list[str]], npt.NDArray[np.float64]] | None = None  # (n, 2) what LinUCB expects: mean and width
     previous: list[str] | None = None  # the list before, where the user has done nothing since
     seed: int = 0
     tables: BetaTables = field(default_factory=BetaTables)
@@ -118,6 +126,7 @@ class Gathered:
     passed_over: int = 0  # by the pre-ranker, and not among the n
     groups: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)  # by what is capped or compared; -1: none
     posteriors: npt.NDArray[np.float64] | None = None  # (n, 2)
+    linear: npt.NDArray[np.float64] | None = None  # (n, 2)
     previous: npt.NDArray[np.int64] | None = None  # place in the list before; -1: none
 
 
@@ -220,6 +229,7 @@ def look_up(
 ) -> Gathered:
     """Everything that follows from the policy. `hashes` as Question.seen_hashes."""
     policy, item_ids, sources = world.policy, found.item_ids, found.sources
+    # Where lists may not be personal, the state holds no actions: rules find none, and retrieval only what is popular.
     question = Question(state, item_ids, hashes, world.unavailable, world.catalogue, now_ms)
     found.removed = removed(policy, sources, question)
     for name in sorted(_grouped_by(policy)):
@@ -227,6 +237,8 @@ def look_up(
     if _explores(policy):
         known = np.zeros((len(item_ids), 2)) if world.exposures is None else world.exposures(item_ids)
         found.posteriors = known + np.array([policy.prior.clicks, policy.prior.misses])
+    if _explores(policy, "linucb"):
+        found.linear = _NEVER_SHOWN.repeat(len(item_ids), axis=0) if world.linear is None else world.linear(item_ids)
     if policy.stability is not None and world.previous is not None:
         before = {item_id: place for place, item_id in enumerate(world.previous)}
         found.previous = np.array([before.get(one, NOWHERE) for one in item_ids], np.int64)
@@ -247,7 +259,8 @@ def finish(
     stages: Stages,
 ) -> Slate:
     """Score what the rules have left, and fill the places. Of `world` only policy, seed and tables count here."""
-    by_light = stages.late and ranker.has_light
+    personal = consent_of(state).personalise
+    by_light = personal and stages.late and ranker.has_light
     item_ids, sources, counts = gathered.item_ids, gathered.sources, _counts(gathered)
     keep = _kept(gathered)
     scores = np.full(len(item_ids), np.nan, np.float32)
@@ -257,7 +270,9 @@ def finish(
     if not keep:
         return Slate([], counts, stages.stage_ms, None, Considered(gathered, scores, outcomes, Filled()))
     rows = gathered.rows[keep]
-    if by_light:
+    if not personal:
+        scores[keep] = ranker.popularity(rows)
+    elif by_light:
         scores[keep] = ranker.light(state, rows, now_ms)
     else:
         history = encode_history(state)
@@ -305,6 +320,7 @@ def _fill(gathered: Gathered, keep: list[int], scores: Scores, ranker: Ranker, w
         groups,
         likeness,
         None if gathered.posteriors is None else gathered.posteriors[keep],
+        None if gathered.linear is None else gathered.linear[keep],
         pinned,
         None if gathered.previous is None else gathered.previous[keep],
     )
@@ -350,8 +366,8 @@ def _codes(names: list[str | None]) -> npt.NDArray[np.int64]:
     return np.array([-1 if one is None else numbers.setdefault(one, len(numbers)) for one in names], np.int64)
 
 
-def _explores(policy: Policy) -> bool:
-    return any(isinstance(slot, Explore) for slot in policy.slots)
+def _explores(policy: Policy, by: str | None = None) -> bool:
+    return any(isinstance(slot, Explore) and by in (None, slot.policy) for slot in policy.slots)
 
 
 def top(scores: Scores, k: int) -> list[int]:
@@ -401,6 +417,8 @@ def interactions(state: UserState) -> int:
 
 
 def _cold_start(state: UserState, levels: Mapping[str, int]) -> str | None:
+    if not consent_of(state).personalise:
+        return NO_CONSENT
     if not interactions(state):
         return "new_user"
     return None if "item" in levels or not levels else "new_item"
