@@ -59,9 +59,11 @@ def run(test: Callable[[], Awaitable[Any]]) -> Any:
 
 
 async def hung(runner: Runner, hang: Hang, times: int = 1) -> None:
-    for _ in range(times):
-        with pytest.raises(TimedOut):
+    """Until `times` calls hang. On a busy machine a thread may not get to a call within its limit: Busy, and asked again."""
+    while times:
+        with pytest.raises((TimedOut, Busy)) as refused:
             await runner.run(hang, LIMIT_S)
+        times -= refused.type is TimedOut
 
 
 def test_a_result_comes_back(runner: Runner) -> None:
