@@ -39,17 +39,19 @@ _COMMIT_LIMIT_S = 60
 
 
 class Load(msgspec.Struct, frozen=True):
-    """`warm_up` of the events are not measured; `round_s` cuts off a round that takes longer."""
+    """`warm_up` of the events are not measured; of `many` items `filled` are counted before; `round_s` cuts off a round that takes
+    longer."""
 
     events: int
     warm_up: int
     few: int
     many: int
+    filled: int
     round_s: float
 
 
-FULL = Load(events=200_000, warm_up=50_000, few=1_000, many=1_000_000, round_s=90)
-QUICK = Load(events=100_000, warm_up=20_000, few=1_000, many=20_000, round_s=60)
+FULL = Load(events=150_000, warm_up=30_000, few=1_000, many=1_000_000, filled=200_000, round_s=60)
+QUICK = Load(events=100_000, warm_up=20_000, few=1_000, many=20_000, filled=20_000, round_s=30)
 
 
 def run(quick: bool, repeat: int) -> Aggregates:
@@ -57,14 +59,16 @@ def run(quick: bool, repeat: int) -> Aggregates:
     rounds: dict[str, list[Counted]] = {name: [] for name in CONTENDERS}
     sizes: list[list[Counted]] = []
     with own_stack() as stack:
-        for namespace, items, filled in (("few-", load.few, 0), ("many-", load.many, load.many)):
+        for namespace, items, filled in (("few-", load.few, 0), ("many-", load.many, load.filled)):
             stack.create_topics(topics.TOPICS, namespace)
             produce(stack.connections(namespace), load.events, items, filled)
         for number in range(repeat):
             for name in CONTENDERS:
                 rounds[name].append(_round(stack, name, "few-", f"{name}-{number}", load, load.few, 0))
-            sizes.append([_round(stack, "riffle", "many-", f"many-{number}", load, load.many, load.many)])
-    described = about(quick, repeat, events=load.events, items=load.few, many_items=load.many, zipf=1.1)
+            sizes.append([_round(stack, "riffle", "many-", f"many-{number}", load, load.many, load.filled)])
+    described = about(
+        quick, repeat, events=load.events, items=load.few, many_items=load.many, filled=load.filled, zipf=1.1
+    )
     return Aggregates(described, rounds, sizes)
 
 
@@ -95,7 +99,9 @@ def _item(number: int) -> str:
 
 
 def _interaction(number: int, items: list[str], kind: str, ts_ms: int) -> bytes:
-    props = {"order_id": "o", "items": [{"item_id": item} for item in items]} if kind == "purchase" else {"surface": "home"}
+    props = (
+        {"order_id": "o", "items": [{"item_id": item} for item in items]} if kind == "purchase" else {"surface": "home"}
+    )
     event = {"event_type": kind, "event_id": f"e-{number}", "session_id": "s", "ts_ms": ts_ms, "schema_version": 2}
     body = event | {"props": props} | ({} if kind == "purchase" else {"item_id": items[0]})
     return msgspec.json.encode(
