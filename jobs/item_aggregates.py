@@ -121,7 +121,8 @@ def _keyed_deltas(tables: StreamTableEnvironment) -> KeyedStream:
         FROM `parsed` CROSS JOIN UNNEST(
             CASE WHEN `kind` IN ('purchase', 'return')
                  THEN JSON_QUERY(`j`, '$.event.props.items[*].item_id' RETURNING ARRAY<STRING>)
-                 WHEN `kind` IN ({kinds}) OR `kind` IS NULL THEN ARRAY[JSON_VALUE(`j`, '$.event.item_id')] END) AS `line`(`item_id`)"""
+                 WHEN `kind` IN ({kinds}) OR `kind` IS NULL THEN ARRAY[JSON_VALUE(`j`, '$.event.item_id')]
+            END) AS `line`(`item_id`)"""
     )
     tables.execute_sql(
         f"""CREATE TEMPORARY VIEW `keyed` AS
