@@ -19,7 +19,7 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from bench.machine import ROOT, about
-from bench.results import Aggregates, Counted
+from bench.results import Aggregates, Counted, Items
 from bench.stack import err, own_stack, wait_for
 from bench.state import flink_cpu_s, producer
 from cli.cluster import stage_app
@@ -39,33 +39,51 @@ _COMMIT_LIMIT_S = 60
 
 
 class Load(msgspec.Struct, frozen=True):
-    """`warm_up` of the events are not measured; `round_s` cuts off a round that takes longer."""
+    """`warm_up` of the events are not measured; of `items` `filled` are counted before; `round_s` cuts off a round that takes longer."""
 
     events: int
     warm_up: int
-    few: int
-    many: int
+    items: int
+    filled: int
     round_s: float
 
 
-FULL = Load(events=200_000, warm_up=50_000, few=1_000, many=1_000_000, round_s=90)
-QUICK = Load(events=100_000, warm_up=20_000, few=1_000, many=20_000, round_s=60)
+FULL = Load(events=120_000, warm_up=20_000, items=1_000, filled=0, round_s=60)
+QUICK = Load(events=100_000, warm_up=20_000, items=1_000, filled=0, round_s=30)
+MANY, MANY_FILLED, QUICK_MANY = 1_000_000, 200_000, 20_000
 
 
 def run(quick: bool, repeat: int) -> Aggregates:
+    """Riffle against PyFlink's windows."""
     load = QUICK if quick else FULL
     rounds: dict[str, list[Counted]] = {name: [] for name in CONTENDERS}
-    sizes: list[list[Counted]] = []
     with own_stack() as stack:
-        for namespace, items, filled in (("few-", load.few, 0), ("many-", load.many, load.many)):
-            stack.create_topics(topics.TOPICS, namespace)
-            produce(stack.connections(namespace), load.events, items, filled)
+        _prepare(stack, "few-", load)
         for number in range(repeat):
             for name in CONTENDERS:
-                rounds[name].append(_round(stack, name, "few-", f"{name}-{number}", load, load.few, 0))
-            sizes.append([_round(stack, "riffle", "many-", f"many-{number}", load, load.many, load.many)])
-    described = about(quick, repeat, events=load.events, items=load.few, many_items=load.many, zipf=1.1)
-    return Aggregates(described, rounds, sizes)
+                rounds[name].append(_round(stack, name, "few-", f"{name}-{number}", load))
+    return Aggregates(about(quick, repeat, events=load.events, items=load.items, zipf=1.1), rounds)
+
+
+def run_items(quick: bool, repeat: int) -> Items:
+    """Riffle at few and at many items."""
+    few = QUICK if quick else FULL
+    items, filled = (QUICK_MANY, QUICK_MANY) if quick else (MANY, MANY_FILLED)
+    loads = {"few-": few, "many-": msgspec.structs.replace(few, items=items, filled=filled)}
+    runs = []
+    with own_stack() as stack:
+        for namespace, load in loads.items():
+            _prepare(stack, namespace, load)
+        for number in range(repeat):
+            rounds = [_round(stack, "riffle", name, f"{name}{number}", load) for name, load in loads.items()]
+            runs.append(rounds)
+    return Items(about(quick, repeat, events=few.events, counted_before=filled, zipf=1.1), runs)
+
+
+def _prepare(stack: Stack, namespace: str, load: Load) -> None:
+    wanted = (topics.INTERACTIONS, topics.ITEMS, topics.ITEM_FEATURES)
+    stack.create_topics([spec for spec in topics.TOPICS if spec.name in wanted], namespace)
+    produce(stack.connections(namespace), load.events, load.items, load.filled)
 
 
 def produce(where: Connections, count: int, items: int, filled: int, seed: int = 1) -> None:
@@ -106,15 +124,15 @@ def _interaction(number: int, items: list[str], kind: str, ts_ms: int) -> bytes:
     )  # fmt: skip
 
 
-def _round(stack: Stack, mode: str, namespace: str, group: str, load: Load, items: int, filled: int) -> Counted:
-    """One contender's turn, after `filled` items have been counted."""
+def _round(stack: Stack, mode: str, namespace: str, group: str, load: Load) -> Counted:
+    """One contender's turn."""
     where = stack.connections(namespace)
     job_id = _submit(stack, mode, where, group)
-    orders = _orders(filled)
+    orders = _orders(load.filled)
     total = orders + load.events
     try:
         stack.wait_running(job_id)
-        limit_s = _START_LIMIT_S + filled / 1_000
+        limit_s = _START_LIMIT_S + load.filled / 1_000
         wait_for(lambda: _committed(where, group) >= orders + load.warm_up, limit_s, f"{mode}'s warm-up")
         before, used, begun = _committed(where, group), flink_cpu_s(stack), time.monotonic()
         with suppress(TimeoutError):  # cut off: what is committed counts
@@ -129,7 +147,7 @@ def _round(stack: Stack, mode: str, namespace: str, group: str, load: Load, item
         stack.cancel(job_id)
     if events <= 0:
         raise LocalError(f"{mode} had read all of it with its warm-up: take more events.")
-    found = Counted(items, events, round(seconds, 1), round(cpu_s / events * 1e6, 1), state)
+    found = Counted(load.items, events, round(seconds, 1), round(cpu_s / events * 1e6, 1), state)
     err.print(f"{group}: {events} events, {found.cpu_us:.0f} µs/event, {events / seconds:.0f} events/s, state {state}")
     return found
 

@@ -111,7 +111,7 @@ def _keyed_deltas(tables: StreamTableEnvironment) -> KeyedStream:
         FROM (SELECT `v`, CAST(`v` AS STRING) AS `j` FROM `interactions`)"""
     )
     flagged = f"`notes` LIKE '%\"{FLOOD}\"%'"
-    # An order counts once a line, in all that it counts for.
+    # An order counts once a line, in all that it counts for; what counts for nothing has no line. A WHERE would parse it twice.
     tables.execute_sql(
         f"""CREATE TEMPORARY VIEW `lines` AS
         SELECT `kind`, `ts_ms`, `surface`, `device`, `geo`, `item_id`,
@@ -121,8 +121,8 @@ def _keyed_deltas(tables: StreamTableEnvironment) -> KeyedStream:
         FROM `parsed` CROSS JOIN UNNEST(
             CASE WHEN `kind` IN ('purchase', 'return')
                  THEN JSON_QUERY(`j`, '$.event.props.items[*].item_id' RETURNING ARRAY<STRING>)
-                 ELSE ARRAY[JSON_VALUE(`j`, '$.event.item_id')] END) AS `line`(`item_id`)
-        WHERE `kind` IN ({kinds}) OR `kind` IS NULL"""
+                 WHEN `kind` IN ({kinds}) OR `kind` IS NULL THEN ARRAY[JSON_VALUE(`j`, '$.event.item_id')]
+            END) AS `line`(`item_id`)"""
     )
     tables.execute_sql(
         f"""CREATE TEMPORARY VIEW `keyed` AS
