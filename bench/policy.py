@@ -75,6 +75,7 @@ class MadeUp:
         self.version, self.name = "made-up", "made-up"
         self.item_ids, self.seen_hashes = self._bundle.item_ids, self._bundle.seen_hashes
         self.rows, self.level, self.vectors = self._bundle.rows, self._bundle.level, self._bundle.vectors
+        self.feature_ids, self.features = self._bundle.feature_ids, self._bundle.features
         self.has_light = False
         self._found = self._bundle.retrieve(self.state(), CANDIDATES, NOW_MS, lambda _stage: None)
         self._scores = np.random.default_rng(1).normal(size=len(self.item_ids)).astype(np.float32)
