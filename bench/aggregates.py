@@ -39,7 +39,8 @@ _COMMIT_LIMIT_S = 60
 
 
 class Load(msgspec.Struct, frozen=True):
-    """`warm_up` of the events are not measured; of `items` `filled` are counted before; `round_s` cuts off a round that takes longer."""
+    """`warm_up` of the events are not measured; of `items` `filled` are counted before; `round_s` cuts off a round that takes
+    longer."""
 
     events: int
     warm_up: int
