@@ -12,6 +12,7 @@ from models.vocabulary import Describe
 from schemas.decision import ROWS, Decision
 from schemas.policy import Policy
 from schemas.user_state import decode
+from udfs.logic.consent import consent_of
 from udfs.logic.replay import Replayed, replay, with_policy
 from udfs.logic.slate import Slate, World
 
@@ -41,9 +42,10 @@ class Bundles:
 
     def task_scores(self, decision: Decision) -> dict[str, list[float]]:
         """For each task the score of every candidate by that task alone, without the popularity prior; NaN where none was scored.
-
-        Raises BundleError.
+        Nothing where popularity alone ranked. Raises BundleError.
         """
+        if not consent_of(decode(decision.state)).personalise:
+            return {}
         bundle = self.of(decision)
         return {task: self._by(decision, bundle, {task: 1.0}) for task in bundle.tasks}
 

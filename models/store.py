@@ -99,6 +99,10 @@ class LoadedBundle:
         """(n, D) items in the bundle's space, for diversity."""
         return self._vectors.take(rows, axis=0)
 
+    def popularity(self, rows: Rows) -> Floats:
+        scores: Floats = self._popularity.take(rows)
+        return scores
+
     def retrieve(self, state: UserState, limit: int) -> tuple[Rows, list[str]]:
         rows, codes = self._retriever.retrieve(state, limit)
         return rows, [SOURCES[code] for code in codes.tolist()]

@@ -30,7 +30,7 @@ Price = Annotated[float, Meta(ge=0, le=1e9)]
 
 
 class Consent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What the user allows. Absent means the sender asserts both."""
+    """What the user allows, from this event on. Absent: as last said; where no event ever said it, both."""
 
     personalise: bool = True
     train: bool = True

@@ -6,7 +6,8 @@ import msgspec
 
 from schemas.event import Event
 
-FLOOD = "flood"  # the note that flags it
+# Notes: what flags it, and what its user does not allow.
+FLOOD, NO_PERSONALISATION, NO_TRAINING = "flood", "no_personalisation", "no_training"
 
 
 class Interaction(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -22,12 +23,18 @@ class Interaction(msgspec.Struct, frozen=True, omit_defaults=True):
     append_ms: int
     notes: list[
         str
-    ] = []  # clamped, out_of_order, closed_session, flood; reroute, replay or alias where it was put back on its topic
+    ] = []  # clamped, out_of_order, closed_session, the constants above; reroute, replay or alias where it was put back
 
     @property
     def flagged(self) -> bool:
         """Whether it was no person: then it belongs into no aggregate and no training row."""
         return FLOOD in self.notes
+
+    @property
+    def may_train(self) -> bool:
+        """Whether the user allows learning from it: training rows, experiments and beliefs leave out everything else."""
+        said = self.event.props.consent
+        return NO_TRAINING not in self.notes and (said is None or said.train)
 
 
 encode_interaction = msgspec.json.Encoder().encode

@@ -106,6 +106,13 @@ class AgeLimit(_Part, frozen=True, tag_field="rule", tag="age_limit"):
     up_to: Annotated[int, Meta(ge=0, le=99)]
 
 
+class NeedsConsent(_Part, frozen=True, tag_field="rule", tag="consent"):
+    """For who does not allow personal lists: what is sponsored, and everything of these categories."""
+
+    sponsored: bool = True
+    categories: list[Id] = []
+
+
 class Cap(_Part, frozen=True, tag_field="rule", tag="cap"):
     """At most so many of one category, subcategory or seller, or of what is sponsored, in the first `within` places."""
 
@@ -114,7 +121,7 @@ class Cap(_Part, frozen=True, tag_field="rule", tag="cap"):
     within: Place = LAST_PLACE
 
 
-Rule = Seen | Bought | Hidden | OutOfStock | Blocked | PriceBand | AgeLimit | Cap
+Rule = Seen | Bought | Hidden | OutOfStock | Blocked | PriceBand | AgeLimit | NeedsConsent | Cap
 
 # ── diversity and slots ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -278,6 +285,10 @@ def _check_rules(policy: Policy) -> None:
                 )
         elif isinstance(rule, Blocked) and not rule.items and not rule.sellers:
             raise PolicyError("rules, blocked: it names neither items nor sellers: name some, or leave the rule out.")
+        elif isinstance(rule, NeedsConsent) and not rule.sponsored and not rule.categories:
+            raise PolicyError(
+                "rules, consent: it takes out neither what is sponsored nor any category: name some, or leave the rule out."
+            )
 
 
 def _check_slots(policy: Policy) -> None:

@@ -116,6 +116,8 @@ class Tail(msgspec.Struct, array_like=True):
     # By which key experiments assign, where it is not this one: the first-seen; a login keeps it. And when a session with
     # another unit was last merged in, whose lists may have had other arms; 0 for never.
     unit: tuple[str, int] | None = None
+    # What an event last said of consent: its time in ms, personalise, train. None: no event ever said anything.
+    consent: tuple[int, bool, bool] | None = None
 
 
 class UserState:
@@ -239,6 +241,18 @@ class UserState:
         if total > kept:
             overflow = self.tail.counter_overflow
             overflow[4 * slot + kind] = overflow.get(4 * slot + kind, 0) + total - kept
+
+    def forget_actions(self) -> None:
+        """Sequences, counters and what was shown. Numbers, remembered event ids and surfaces stay."""
+        self.clear_sequences()
+        self.history_no += 1
+        self.seen = array("I")
+
+    def clear_sequences(self) -> None:
+        """Empty the dictionary and all that stands on it."""
+        self.ids, self.nibbles, self.tail.counter_overflow = [], bytearray(), {}
+        self.session_slots, self.session_actions, self.session_ts = array("B"), bytearray(), array("i")
+        self.history_slots, self.history_actions, self.history_ts = array("B"), bytearray(), array("I")
 
 
 def seen_hash(item_id: str) -> int:

@@ -265,6 +265,9 @@ class FakeBundle:
     def vectors(self, rows: Any) -> Any:
         return np.stack((np.cos(rows), np.sin(rows)), axis=1).astype(np.float32)
 
+    def popularity(self, rows: Any) -> Any:
+        return (100 - rows).astype(np.float32)
+
     def retrieve(self, state: UserState, limit: int) -> tuple[Any, list[str]]:
         rows = np.arange(1, min(limit + 1, len(self.item_ids)), dtype=np.int32)
         return rows, ["popular"] * len(rows)

@@ -43,12 +43,13 @@ from schemas.user_state import UserState, decode
 from udfs.beam_overhead import lighten_bundles
 from udfs.breaker import Breaker
 from udfs.item_features_replica import ItemFeaturesReplica
+from udfs.logic.consent import consent_of
 from udfs.logic.decisions import Asked, decision_record, list_id_of, seed_of
 from udfs.logic.exploration import BetaTables
 from udfs.logic.rules import Question, taken_out
 from udfs.logic.session_features import session_features
 from udfs.logic.sessions import freshness
-from udfs.logic.slate import Slate, World, explain, rank
+from udfs.logic.slate import NO_CONSENT, Slate, World, explain, rank
 from udfs.logic.when_to_rank import DEFAULT_POLICY
 from udfs.outputs import StageTimes, Totals, to_row, watch
 from udfs.policies_replica import PoliciesReplica
@@ -294,7 +295,7 @@ class RankCandidates(AsyncFunction):
             arms=task.stamped_of(surface).arms,
             stage_ms=slate.stage_ms,
             counts=slate.counts,
-            cold_start=slate.cold_start,
+            cold_start=slate.cold_start if consent_of(state).personalise else NO_CONSENT,
         )
         ranked = RankedList(
             list_id=list_id_of(task.key, surface, task.state_epoch, task.list_no, slate.items),
@@ -392,7 +393,7 @@ class RankCandidates(AsyncFunction):
         if requested is not None:
             items = bundle.popular_first(list(dict.fromkeys(requested)))
         else:
-            last = self._last_good.get((task.key, surface))
+            last = self._last_good.get((task.key, surface)) if consent_of(state).personalise else None
             items = last.items if last is not None and last.items else bundle.popular
         question = Question(
             state, [item.item_id for item in items], None, world.unavailable, world.catalogue, task.now_ms

@@ -31,6 +31,7 @@ from schemas.redis_layout import version
 from schemas.user_state import UserState, encode
 from tests.fakes import NOW, FakeBundle, FakeBundleStore, FakeRunOptions, FakeRuntimeContext, event
 from udfs import rank_candidates
+from udfs.breaker import Breaker
 from udfs.logic.sessions import Position, apply_event, freshness
 from udfs.rank_candidates import RankCandidates, RankSettings
 from udfs.redis_writer import Owed
@@ -243,6 +244,24 @@ def test_the_receipt_says_what_was_seen_and_what_made_it(harness: Harness) -> No
     assert (receipt.bundle, receipt.ranker, receipt.policy, receipt.items_offsets) == ("b1", "fake", "1", {0: 41})
     assert receipt.item_features_offsets == {2: 7}
     assert set(receipt.stage_ms) == {"candidates", "encode", "score", "select", "total"}
+
+
+def test_without_consent_the_list_is_the_popular_one_and_says_so(harness: Harness) -> None:
+    """Contract: also where the ranker fails; a personal list that is remembered is not served again."""
+    harness.run(task("home", state=user("item-1")))
+    refused = user("item-1")
+    no = event("click", "item-2", event_id="no", props={"consent": {"personalise": False}})
+    apply_event(refused, no, Position(3, 9, NOW))
+    scored = len(harness.bundle.scored)
+    made = lists(harness.run(task("home", state=refused, list_no=2))[0])[0]
+    assert names(made)[:3] == ["item-1", "item-2", "item-3"]
+    assert (made.receipt.cold_start, made.fallback, len(harness.bundle.scored)) == ("no_consent", None, scored)
+    assert features(harness.run(task("home", state=refused, list_no=3))[0])[0].session_items == []
+    harness.run(task("home", state=user("item-1"), list_no=4))
+    harness.operator._breaker = Breaker(failures=0, rest_s=60.0, clock=lambda: -1.0)
+    fallen = lists(harness.run(task("home", state=refused, list_no=5))[0])[0]
+    assert (fallen.fallback, fallen.receipt.cold_start) == ("model_breaker", "no_consent")
+    assert [item.source for item in fallen.items] == ["popular"] * 5
 
 
 def test_the_copy_of_item_features_is_followed_and_measured(harness: Harness) -> None:

@@ -38,7 +38,8 @@ DAY_MS = 86_400_000
 # Counters whose names are put together at run time: the expression in the code -> the names in the docs.
 FAMILIES = {
     "events_{applied.reason}": {f"events_{reason}" for reason in (sessions.DUPLICATE, sessions.LATE)},
-    "events_{note}": {"events_clamped", "events_out_of_order", "events_closed_session", "events_flood"},
+    "events_{note}": {"events_clamped", "events_out_of_order", "events_closed_session", "events_flood"}
+    | {"events_no_personalisation", "events_no_training"},
     "events_{via}": {f"events_{via}" for via in (records.REROUTE, records.ALIAS)},
     "rejected_{rejected.reason.value}": {"rejected_<reason>"},
     "fallback_{fallback}": {"fallback_<name>"},

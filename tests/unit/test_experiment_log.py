@@ -9,7 +9,7 @@ import pytest
 
 from schemas.experiment_metrics import UnitMetrics, unit_key
 from schemas.experiment_state import VERSION, ExperimentState, decode, encode
-from schemas.interaction import Interaction
+from schemas.interaction import NO_TRAINING, Interaction
 from schemas.ranking import Freshness, RankedList, Receipt
 from schemas.user_state import UnknownStateVersion
 from tests.fakes import DAY, HOUR, MINUTE, NOW, event
@@ -68,6 +68,11 @@ def test_everything_counts_for_the_arm_of_the_surface(alice: User) -> None:
         "experiment": "ranker", "arm": "new", "unit": "u:alice", "day": TODAY, "surface": "home", "exposures": 2, "clicks": 1,
         "carts": 1, "purchases": 1, "revenue": 7.5, "sessions": 1, "lists": 1, "latency_ms": 3.5,
     }  # fmt: skip
+
+
+def test_what_a_user_does_not_let_us_learn_from_counts_for_nothing(alice: User) -> None:
+    noted = msgspec.structs.replace(happened("click"), notes=[NO_TRAINING])
+    assert alice.take(noted) == alice.take(happened("click", consent={"train": False})) == Taken([])
 
 
 def test_what_comes_before_the_first_list_counts_for_nothing() -> None:

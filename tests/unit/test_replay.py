@@ -18,9 +18,10 @@ from schemas.items import Item
 from schemas.policy import DEFAULT, Bought, Cap, Dpp, Explore, Mmr, OutOfStock, Pinned, Policy, Sponsored, Stability
 from schemas.ranking import RankedList, RankTask, Receipt
 from schemas.user_state import UserState, encode
+from tests.fakes import event
 from udfs.logic.decisions import Asked, decision_record, list_id_of, seed_of
 from udfs.logic.replay import CannotReplay, replay
-from udfs.logic.sessions import freshness
+from udfs.logic.sessions import Position, apply_event, freshness
 from udfs.logic.slate import World, rank
 
 FOLDER = str(Path(__file__).parents[1] / "fixtures" / "bundles")
@@ -107,6 +108,15 @@ def test_every_logged_list_is_made_again_bit_for_bit(bundles: Bundles, policy: P
         again = fresh.replay(found, policy)
         assert again.differences == []
         assert (again.list_id, again.gap, again.same_items) == (found.list_id, 0.0, True)
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.version)
+def test_a_list_that_may_not_be_personal_is_made_again_too(bundles: Bundles, policy: Policy) -> None:
+    state = UserState()
+    apply_event(state, event("click", ts_ms=NOW_MS, props={"consent": {"personalise": False}}), Position(3, 0, NOW_MS))
+    found = made(loaded(bundles), state, policy, 5, None)
+    assert Bundles(FOLDER).replay(found, policy).identical
+    assert bundles.task_scores(found) == {}
 
 
 def test_a_thousand_lists_replay(bundles: Bundles) -> None:

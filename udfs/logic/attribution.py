@@ -103,8 +103,7 @@ class Effects:
 def take_interaction(one: Interaction, store: Store, now_ms: int, rules: Rules) -> Effects:
     effects = Effects()
     event = one.event
-    consent = event.props.consent
-    if consent is not None and not consent.train:
+    if not one.may_train:
         effects.count("without_consent")
         return effects
     if one.flagged:

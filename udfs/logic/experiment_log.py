@@ -53,6 +53,8 @@ def take_list(state: ExperimentState, made: RankedList) -> Taken:
 
 
 def take_interaction(state: ExperimentState, one: Interaction) -> Taken:
+    if not one.may_train:
+        return Taken([])
     event = one.event
     props = event.props
     state.bot = state.bot or one.flagged

@@ -13,10 +13,12 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
+from schemas.event import Consent
 from schemas.experiments import BUCKETS, CROSSED, HOLDOUT, Arm, Definition, Experiment, bucket_edge
 from schemas.keys import is_anonymous, user_key
 from schemas.ranking import Stamped
 from schemas.user_state import UserState
+from udfs.logic.consent import consent_of
 
 
 class _Timed(NamedTuple):
@@ -108,7 +110,9 @@ def merge_units(state: UserState, key: str, other: UserState, other_key: str, no
 
 
 def stamp(assignment: Assignment, state: UserState, key: str, surfaces: list[str], now_ms: int) -> dict[str, Stamped]:
-    """What experiments decide of each surface's ranking."""
+    """What experiments decide of each surface's ranking. Who does not allow both, personal lists and learning, is in none."""
+    if consent_of(state) != Consent():
+        return {}
     unit, crossed_ms = state.tail.unit or (key, 0)
     session = f"{unit}|{state.session_start_ms}"
     found = ((surface, assignment.of(unit, session, surface, now_ms, crossed_ms)) for surface in surfaces)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from operator import itemgetter
 
 import msgspec
 
@@ -22,6 +23,7 @@ from schemas.user_state import (
     decode,
     encode,
 )
+from udfs.logic.consent import consent_of
 from udfs.logic.sessions import MAX_SESSION_MS, SessionSettings, handle, touch_surface
 
 ALIAS_MS = 30 * 24 * 3_600_000
@@ -35,7 +37,7 @@ def claim(state: UserState, record: Claim, now_ms: int) -> Merge | None:
     if record.ts_ms <= tail.released_ms:
         return None  # an event from before the logout that came after it: the session is not this user's any more
     tail.alias, tail.alias_until_ms = record.user_key, now_ms + ALIAS_MS
-    if not (state.session_slots or state.history_slots or state.seen):
+    if not (state.session_slots or state.history_slots or state.seen or tail.consent):
         return None
     merge = Merge(record.user_key, record.key, tail.anonymous_epoch, encode(state))
     _forget(state)
@@ -73,6 +75,9 @@ def merge(state: UserState, record: Merge, settings: SessionSettings) -> bool:
     state.tail.merged = [*state.tail.merged, token][-_MERGED_CAP:]
     _merge_sequences(state, other, settings)
     _merge_traces(state, other)
+    state.tail.consent = max(filter(None, (state.tail.consent, other.tail.consent)), key=itemgetter(0), default=None)
+    if not consent_of(state).personalise:
+        state.forget_actions()
     return True
 
 
@@ -95,7 +100,7 @@ def _merge_sequences(state: UserState, other: UserState, settings: SessionSettin
             start_ms = max(min(start_ms, earlier_start), last_ms - MAX_SESSION_MS)
     session = [action for action in actions if last_ms and action[0] >= start_ms - settings.gap_ms][-SESSION_CAP:]
     history = [action for action in actions if not last_ms or action[0] < start_ms - settings.gap_ms][-HISTORY_CAP:]
-    _clear(state)
+    state.clear_sequences()
     state.session_start_ms, state.tail.session_last_ms = start_ms, last_ms
     for ts_ms, identifier, code in history:
         state.history_slots.append(state.slot_of(identifier))
@@ -148,27 +153,8 @@ def _hours(hours: list[tuple[int, int]], total: int) -> list[tuple[int, int]]:
     return kept
 
 
-def _clear(state: UserState) -> None:
-    """Empty the dictionary and all that stands on it."""
-    fresh = UserState()
-    state.ids, state.nibbles = fresh.ids, fresh.nibbles
-    state.session_slots, state.session_actions, state.session_ts = (
-        fresh.session_slots,
-        fresh.session_actions,
-        fresh.session_ts,
-    )
-    state.history_slots, state.history_actions, state.history_ts = (
-        fresh.history_slots,
-        fresh.history_actions,
-        fresh.history_ts,
-    )
-    state.tail.counter_overflow = {}
-
-
 def _forget(state: UserState) -> None:
     """What has been handed over is not this key's any more. Numbers and remembered event ids stay."""
-    _clear(state)
-    state.history_no += 1
+    state.forget_actions()
     state.session_start_ms = state.tail.session_last_ms = 0
-    del state.seen[:]
     state.tail.candidates, state.tail.pending, state.tail.waiting_since_ms = {}, [], 0

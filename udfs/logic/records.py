@@ -187,6 +187,9 @@ class _User:
         elif event.user_id and (applied.new_session_id or isinstance(event, Login)):
             wanted_claim = identity.new_claim(event.user_id, event.session_id, applied.ts_ms)
             self._send(topics.IDENTITY, wanted_claim.key, encode_identity(wanted_claim))
+        if applied.consent_changed:  # no list that was made before may stay
+            self._rank(list(state.tail.surfaces), event.event_type)
+            return
         if not wants_ranking(event, self.rules.ranking):
             self._refresh()
             return

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.items import Item
-from schemas.policy import AgeLimit, Blocked, Bought, Hidden, OutOfStock, Policy, PriceBand, Rule, Seen
+from schemas.policy import AgeLimit, Blocked, Bought, Hidden, NeedsConsent, OutOfStock, Policy, PriceBand, Rule, Seen
 from schemas.user_state import ACTIONS, UserState
+from udfs.logic.consent import consent_of
 
 QUOTA = "quota"
 _ACTED = frozenset(ACTIONS[name] for name in ("click", "view", "add_to_cart", "purchase"))
@@ -93,6 +94,9 @@ def _removes(rule: Rule, question: Question) -> list[int]:
         return [n for n, item in question.known if item.price is not None and not least <= item.price <= most]
     if isinstance(rule, AgeLimit):
         return [n for n, item in question.known if item.min_age is not None and item.min_age > rule.up_to]
+    if isinstance(rule, NeedsConsent) and not consent_of(state).personalise:
+        categories = set(rule.categories)
+        return [n for n, item in question.known if item.category in categories or (rule.sponsored and item.sponsored)]
     return []  # caps wait for the places: udfs.logic.slots
 
 

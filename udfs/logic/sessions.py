@@ -35,6 +35,7 @@ from schemas.user_state import (
     action_code,
     seen_hash,
 )
+from udfs.logic.consent import consent_of, hear, notes_of
 from udfs.logic.flags import flags
 
 DUPLICATE = "duplicate"
@@ -74,6 +75,7 @@ class Applied(NamedTuple):
     notes: list[str]
     new_session_id: bool  # the user's first event with this session_id: the anonymous state may have to be claimed
     hashes_dropped: int  # remembered ids given up although still within lateness
+    consent_changed: bool  # lists may be personal from now on, or may not be any more
 
 
 class Dropped(NamedTuple):
@@ -109,13 +111,16 @@ def apply_event(
         notes.append("closed_session")
     if event.props.surface is not None:
         touch_surface(state, event.props.surface, ts_ms)
-    for identifier, code in tokens_of(event):
-        _add_token(state, identifier, code, ts_ms, "closed_session" not in notes)
-    if isinstance(event, Impression):
-        state.seen.append(seen_hash(event.item_id))
-        del state.seen[:-SEEN_CAP]
-    notes += flags(state)
-    return Applied(ts_ms, notes, _new_session_id(state, event, ts_ms), hashes_dropped)
+    consent_changed = hear(state, event.props.consent, ts_ms)
+    consent = consent_of(state)
+    if consent.personalise:
+        for identifier, code in tokens_of(event):
+            _add_token(state, identifier, code, ts_ms, "closed_session" not in notes)
+        if isinstance(event, Impression):
+            state.seen.append(seen_hash(event.item_id))
+            del state.seen[:-SEEN_CAP]
+    notes += flags(state) + notes_of(consent)
+    return Applied(ts_ms, notes, _new_session_id(state, event, ts_ms), hashes_dropped, consent_changed)
 
 
 def tokens_of(event: Event) -> list[tuple[str, int]]:

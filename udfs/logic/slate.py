@@ -22,12 +22,14 @@ from schemas.items import Item
 from schemas.policy import DEFAULT, Explore, Pinned, Policy, Sponsored
 from schemas.ranking import Contribution, RankedItem
 from schemas.user_state import QUERY_MARK, TARGET_MARK, UserState, action_name, seen_hash
+from udfs.logic.consent import consent_of
 from udfs.logic.diversity import likeness_of_groups, likeness_of_vectors
 from udfs.logic.exploration import BetaTables
 from udfs.logic.rules import Question, removed
 from udfs.logic.slots import NOWHERE, Filled, Pool, fill
 
 CALLER, PINNED_SOURCE = "caller", "pinned"
+NO_CONSENT = "no_consent"  # the level of a list that may not be personal: by popularity
 
 Rows = npt.NDArray[np.int32]
 Scores = npt.NDArray[np.float32]
@@ -47,6 +49,9 @@ class Ranker(Protocol):
 
     def is_item(self, row: int) -> bool:
         """Whether the row is an item of its own, not a stand-in."""
+
+    def popularity(self, rows: Rows) -> Scores:
+        """(n,) how popular each row is with everybody: what ranks where a list may not be personal."""
 
     def retrieve(self, state: UserState, limit: int) -> tuple[Rows, list[str]]:
         """At most `limit` distinct candidates, and where each came from."""
@@ -184,6 +189,7 @@ def look_up(
 ) -> Gathered:
     """Everything that follows from the policy. `hashes` as Question.seen_hashes."""
     policy, item_ids, sources = world.policy, found.item_ids, found.sources
+    # Where lists may not be personal, the state holds no actions: rules find none, and retrieval only what is popular.
     question = Question(state, item_ids, hashes, world.unavailable, world.catalogue, now_ms)
     found.removed = removed(policy, sources, question)
     for name in sorted(_grouped_by(policy)):
@@ -219,12 +225,15 @@ def finish(
         outcomes[place] = reason
     if not keep:
         return Slate([], counts, stages.stage_ms, None, Considered(gathered, scores, outcomes, Filled()))
-    history = encode_history(state)
-    stages.done("encode")
     rows = gathered.rows[keep]
-    scores[keep] = ranker.score(
-        state, history, rows, now_ms, surface, stop, world.policy.weights or None, gathered.features[keep]
-    )
+    if consent_of(state).personalise:
+        history = encode_history(state)
+        stages.done("encode")
+        scores[keep] = ranker.score(
+            state, history, rows, now_ms, surface, stop, world.policy.weights or None, gathered.features[keep]
+        )
+    else:
+        scores[keep] = ranker.popularity(rows)
     stages.done("score")
     filled = _fill(gathered, keep, scores[keep], ranker, world, k)
     filled.candidates = [keep[place] for place in filled.candidates]
@@ -344,6 +353,8 @@ def _without(state: UserState, place: int) -> UserState:
 
 
 def _cold_start(state: UserState, ranker: Ranker, rows: Rows) -> str | None:
+    if not consent_of(state).personalise:
+        return NO_CONSENT
     if not state.session_slots and not state.history_slots:
         return "new_user"
     return None if any(ranker.is_item(int(row)) for row in rows) else "new_item"
