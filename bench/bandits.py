@@ -1,4 +1,4 @@
-"""Regret of the exploration policies against a public library's, on seeded Bernoulli problems.
+"""Regret of the exploration policies against a public library's, on seeded Bernoulli and linear problems.
 
 Run in an environment of its own, which holds the library:
 
@@ -17,7 +17,9 @@ from mabwiser.mab import MAB, LearningPolicy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from schemas.beliefs import D
 from schemas.policy import Explore
+from udfs.logic.beliefs import linucb
 from udfs.logic.exploration import BetaTables, chances, draw
 
 ARMS, STEPS, PROBLEMS = 10, 2_000, int(sys.argv[1]) if len(sys.argv) > 1 else 40
@@ -61,20 +63,52 @@ def theirs(policy: object, means: np.ndarray, seed: int) -> float:
     return regret + float((means.max() - means).sum())
 
 
+def linear(seed: int, by_library: bool) -> float:
+    """LinUCB on a linear problem: contexts of D features, ten arms; both see the same contexts and the same luck."""
+    rng, bonus = np.random.default_rng(seed), 0.5
+    weights = rng.uniform(0, 0.9 / D, (ARMS, D))
+    contexts, luck = rng.uniform(0, 1, (STEPS, D)), rng.random(STEPS)
+    squares, rewards, regret = np.stack([np.eye(D)] * ARMS), np.zeros((ARMS, D)), 0.0
+    inverses = np.linalg.inv(squares)
+    bandit = MAB(list(range(ARMS)), LearningPolicy.LinUCB(alpha=bonus, l2_lambda=1.0), seed=seed)
+    for step, x in enumerate(contexts):
+        if not by_library:
+            arm = int(np.argmax(linucb(x, inverses, rewards, None) @ (1, bonus)))
+        else:
+            arm = bandit.predict([x]) if step else 0
+        chances_of = weights @ x
+        won = int(luck[step] < chances_of[arm])
+        if by_library:
+            (bandit.partial_fit if step else bandit.fit)([arm], [won], [x])
+        else:
+            squares[arm] += np.outer(x, x)
+            inverses[arm] = np.linalg.inv(squares[arm])
+            rewards[arm] += won * x
+        regret += chances_of.max() - chances_of[arm]
+    return regret
+
+
+def compared(mine: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    gap = (mine - other).std(ddof=1) / np.sqrt(len(mine)) / other.mean()
+    return {
+        "regret": round(float(mine.mean()), 2),
+        "mabwiser": round(float(other.mean()), 2),
+        "ratio": round(float(mine.mean() / other.mean()), 3),
+        "standard_error": round(float(gap), 3),
+    }
+
+
 def main() -> None:
     problems = [np.random.default_rng(1_000 + number).uniform(0.02, 0.5, ARMS) for number in range(PROBLEMS)]
     found = {}
     for name, slot in OURS.items():
         mine = np.array([ours(slot, means, 7 * number) for number, means in enumerate(problems)])
         other = np.array([theirs(THEIRS[name], means, 7 * number + 1) for number, means in enumerate(problems)])
-        gap = (mine - other).std(ddof=1) / np.sqrt(PROBLEMS) / other.mean()
-        found[name] = {
-            "regret": round(float(mine.mean()), 2),
-            "mabwiser": round(float(other.mean()), 2),
-            "ratio": round(float(mine.mean() / other.mean()), 3),
-            "standard_error": round(float(gap), 3),
-        }
+        found[name] = compared(mine, other)
         print(name, found[name], flush=True)
+    sides = [np.array([linear(3_000 + number, side) for number in range(PROBLEMS)]) for side in (False, True)]
+    found["linucb"] = compared(*sides)
+    print("linucb", found["linucb"], flush=True)
     print(json.dumps({"mabwiser": version("mabwiser"), "steps": STEPS, "problems": PROBLEMS, **found}))
 
 

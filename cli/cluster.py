@@ -35,6 +35,7 @@ class Job(str, Enum):
     ITEM_AGGREGATES = "item-aggregates"
     TRAINING_LOG = "training-log"
     EXPERIMENTS = "experiments"
+    BELIEFS = "beliefs"
 
 
 def up(
@@ -68,7 +69,7 @@ def submit(
 ) -> None:
     """Submit a job to the local cluster, exactly as `flink run` does on yours (README, "Your own cluster").
 
-    Each job needs a slot, so a TaskManager, of its own: `riffle up --task-managers 4` for all four.
+    Each job needs a slot, so a TaskManager, of its own: `riffle up --task-managers 5` for all five.
 
     Examples:
 
@@ -91,6 +92,8 @@ def submit(
             if job is Job.TRAINING_LOG
             else submit_experiments(stack, savepoint=savepoint)
             if job is Job.EXPERIMENTS
+            else submit_beliefs(stack, savepoint=savepoint)
+            if job is Job.BELIEFS
             else submit_item_aggregates(stack, savepoint=savepoint)
         )
         err.print("Submitted; waiting until every task runs.")
@@ -151,6 +154,11 @@ def submit_experiments(stack: Stack, *, namespace: str = "", savepoint: str | No
     """The job's id."""
     where = stack.connections(namespace)
     return _submit(stack, Job.EXPERIMENTS, where, ["--redis-url", where.redis_url], savepoint)
+
+
+def submit_beliefs(stack: Stack, *, namespace: str = "", savepoint: str | None = None) -> str:
+    """The job's id."""
+    return _submit(stack, Job.BELIEFS, stack.connections(namespace), [], savepoint)
 
 
 def submit_item_aggregates(stack: Stack, *, namespace: str = "", savepoint: str | None = None) -> str:

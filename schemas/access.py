@@ -2,7 +2,7 @@
 
 docs/security.md shows these lines, and the end-to-end test grants exactly these before it starts the job.
 
-    job        the Flink jobs personalise, item-aggregates and experiments: read their inputs, write their outputs, write to Redis
+    job        the Flink jobs personalise, item-aggregates, experiments and beliefs: read inputs, write outputs and to Redis
     training   the job that makes training rows
     sender     services that send events
     reader     services that read lists: Redis only
@@ -32,7 +32,7 @@ PRINCIPALS = (JOB, TRAINING, SENDER, READER, REQUESTER, CATALOGUE, TOOLS)
 TOPIC, GROUP, TRANSACTION = "topic", "group", "transactional-id"
 
 # The jobs' names, in groups and transactional ids; jobs/*.py. They share a principal, as they share Flink's processes.
-_JOB, _AGGREGATES, _EXPERIMENTS = "personalise", "item-aggregates", "experiments"
+_JOB, _AGGREGATES, _EXPERIMENTS, _BELIEFS = "personalise", "item-aggregates", "experiments", "beliefs"
 _JOB_READS = (
     topics.EVENTS,
     topics.RANK_REQUESTS,
@@ -42,6 +42,7 @@ _JOB_READS = (
     topics.INTERACTIONS,
     topics.ITEM_FEATURES,
     topics.RANKED_FEED,
+    topics.BELIEFS,
 )
 _JOB_WRITES = (
     topics.EVENTS,
@@ -58,6 +59,7 @@ _JOB_WRITES = (
     topics.EVENTS_LATE,
     topics.EXPERIMENT_UNITS,
     topics.EXPERIMENT_METRICS,
+    topics.BELIEFS,
 )
 
 # The same of jobs/training_log.py.
@@ -92,6 +94,7 @@ def kafka_grants(principal: str, namespace: str) -> list[Grant]:
             Grant(kind=GROUP, name=group, operations=("Read",)),
             Grant(kind=GROUP, name=where.group(_AGGREGATES), operations=("Read",)),
             Grant(kind=GROUP, name=where.group(_EXPERIMENTS), operations=("Read",)),
+            Grant(kind=GROUP, name=where.group(_BELIEFS), operations=("Read",)),
             Grant(kind=TRANSACTION, name=group, operations=("Write", "Describe"), prefixed=True),
         ]
     if principal == TRAINING:

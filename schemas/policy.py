@@ -145,12 +145,12 @@ class Explore(_Part, frozen=True, tag_field="kind", tag="explore"):
     """Places whose item is drawn from the `pool` best of what is left. `floor` is the share of draws spread evenly over them."""
 
     places: Annotated[list[Place], Meta(min_length=1)]
-    policy: Literal["thompson", "ucb", "epsilon_greedy", "softmax"]
+    policy: Literal["thompson", "ucb", "linucb", "epsilon_greedy", "softmax"]
     floor: Share = 0.0
     pool: Annotated[int, Meta(ge=2, le=LAST_PLACE)] = 20
     epsilon: Share = 0.1  # of epsilon_greedy: the share of draws that ignore the score
     temperature: Annotated[float, Meta(gt=0)] = 1.0  # of softmax over scores
-    bonus: Annotated[float, Meta(ge=0)] = 1.0  # of ucb: how much uncertainty is worth
+    bonus: Annotated[float, Meta(ge=0)] = 1.0  # of ucb and linucb: how much uncertainty is worth
 
 
 class Pinned(_Part, frozen=True, tag_field="kind", tag="pinned"):
@@ -183,6 +183,14 @@ class Prior(_Part, frozen=True):
     misses: Annotated[float, Meta(ge=1, le=100_000)] = 19.0
 
 
+class Beliefs(_Part, frozen=True):
+    """What explored places believe by: outcomes on this surface, discounted, from the job `beliefs`; of users of the same `segment`
+    only, where it is known. `shared`: linucb lets items of which little is known start from what all have in common (hybrid)."""
+
+    segment: Literal["device", "geo"] | None = None
+    shared: bool = True
+
+
 class Policy(_Part, frozen=True):
     """A surface's policy. Rules left out are the default ones; `quotas` are candidates at most, by source."""
 
@@ -195,6 +203,7 @@ class Policy(_Part, frozen=True):
     slots: list[Slot] = []
     stability: Stability | None = None
     prior: Prior = Prior()
+    beliefs: Beliefs | None = None  # None: clicks and misses of 28 days on all surfaces, from item-features
 
     @property
     def caps(self) -> list[Cap]:
@@ -314,17 +323,23 @@ def _check_slots(policy: Policy) -> None:
             )
         elif isinstance(slot, Explore):
             _check_explore(slot)
+            if slot.policy == "linucb" and policy.beliefs is None:
+                raise PolicyError("slots: linucb needs what the job beliefs learns: add the table [beliefs].")
 
 
 def _check_explore(slot: Explore) -> None:
-    for field, policy in (("epsilon", "epsilon_greedy"), ("temperature", "softmax"), ("bonus", "ucb")):
-        if slot.policy != policy and getattr(slot, field) != _EXPLORE_DEFAULTS[field]:
+    for field, default, policies in _ONLY_OF:
+        if slot.policy not in policies and getattr(slot, field) != default:
             raise PolicyError(
-                f"slots: {field} belongs to {policy}, and this slot explores by {slot.policy}: leave it out."
+                f"slots: {field} belongs to {' and '.join(policies)}, and this slot explores by {slot.policy}: leave it out."
             )
 
 
-_EXPLORE_DEFAULTS = {"epsilon": 0.1, "temperature": 1.0, "bonus": 1.0}
+_ONLY_OF: tuple[tuple[str, float, tuple[str, ...]], ...] = (
+    ("epsilon", 0.1, ("epsilon_greedy",)),
+    ("temperature", 1.0, ("softmax",)),
+    ("bonus", 1.0, ("ucb", "linucb")),
+)
 
 
 def _located(message: str) -> str:

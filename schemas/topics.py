@@ -32,6 +32,7 @@ RANKED_FEED_LATEST = "ranked-feed-latest"
 RANKINGS_LOG = "rankings-log"
 FEATURES = "features"
 ITEM_FEATURES = "item-features"
+BELIEFS = "beliefs"
 EVENTS_DLQ = "events-dlq"
 EVENTS_LATE = "events-late"
 TRAINING_ROWS = "training-rows"
@@ -67,6 +68,14 @@ TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(
         name=ITEM_FEATURES,
         purpose="counters of items, groups and contexts, keyed v<row version>|<level>|<name>",
+        partitions=4,
+        retention_ms=None,
+        compacted=True,
+        compression="lz4",
+    ),
+    TopicSpec(
+        name=BELIEFS,
+        purpose="what outcomes say of items, keyed surface|item",
         partitions=4,
         retention_ms=None,
         compacted=True,

@@ -118,6 +118,7 @@ class Tail(msgspec.Struct, array_like=True):
     unit: tuple[str, int] | None = None
     # What an event last said of consent: its time in ms, personalise, train. None: no event ever said anything.
     consent: tuple[int, bool, bool] | None = None
+    where: tuple[str | None, str | None, str | None] | None = None  # device, geo and channel, as last said
 
 
 class UserState:
@@ -247,6 +248,7 @@ class UserState:
         self.clear_sequences()
         self.history_no += 1
         self.seen = array("I")
+        self.tail.where = None
 
     def clear_sequences(self) -> None:
         """Empty the dictionary and all that stands on it."""

@@ -41,8 +41,10 @@ from schemas.record import TopicRecord
 from schemas.redis_layout import FEATURES_FIELD, LIST_FIELD, LIST_TTL_MS, Entry, cas_arguments, version
 from schemas.user_state import UserState, decode
 from udfs.beam_overhead import lighten_bundles
+from udfs.beliefs_replica import BeliefsReplica
 from udfs.breaker import Breaker
 from udfs.item_features_replica import ItemFeaturesReplica
+from udfs.logic.beliefs import moment
 from udfs.logic.consent import consent_of
 from udfs.logic.decisions import Asked, decision_record, list_id_of, seed_of
 from udfs.logic.exploration import BetaTables
@@ -129,6 +131,8 @@ class RankCandidates(AsyncFunction):
         self._features.start()
         self._policies = PoliciesReplica(self._connections)
         self._policies.start()
+        self._beliefs = BeliefsReplica(self._connections)
+        self._beliefs.start()
         self._tables = BetaTables()
         self._runner = Runner(onnxruntime.RunOptions)
         self._breaker = Breaker(failures=5, rest_s=1.0, clock=time.monotonic)
@@ -152,6 +156,8 @@ class RankCandidates(AsyncFunction):
         watch(metrics, "features_fetched", lambda: self._bundles.item_features_served()[0])
         for name in ITEM_COUNTERS:
             watch(metrics, f"feature_nulls_{name}", partial(self._nulls, name))
+        watch(metrics, "beliefs_known", lambda: len(self._beliefs))
+        watch(metrics, "beliefs_rejected", lambda: self._beliefs.rejected)
         watch(metrics, "policies_known", lambda: len(self._policies))
         watch(metrics, "policies_taken_up", lambda: self._policies.taken_up)
         watch(metrics, "policies_rejected", lambda: self._policies.rejected)
@@ -170,6 +176,7 @@ class RankCandidates(AsyncFunction):
         self._replica.stop()
         self._features.stop()
         self._policies.stop()
+        self._beliefs.stop()
         self._bundles.close()
         self._runner.close()
 
@@ -317,11 +324,16 @@ class RankCandidates(AsyncFunction):
         """What this list is made of beside the user and the bundle."""
         policy = self._policies.of(surface, task.stamped_of(surface).policy)
         last = self._last_good.get((task.key, surface)) if policy.stability is not None else None
+        believed = policy.beliefs
+        at = moment(state, task.request.context if task.request is not None else None, task.now_ms)
         return World(
             self._replica.unavailable,
             self._replica.items,
             policy,
-            self._features.exposures,
+            self._features.exposures
+            if believed is None
+            else partial(self._beliefs.exposures, surface, believed.segment, at),
+            None if believed is None else partial(self._beliefs.linear, surface, believed.shared, at),
             previous=[item.item_id for item in last.items] if last and last.event_no == state.event_no else None,
             seed=seed_of(task.key, surface, task.state_epoch, task.list_no, policy.version),
             tables=self._tables,

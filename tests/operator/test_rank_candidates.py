@@ -14,7 +14,8 @@ import pytest
 from schemas import topics
 from schemas.connections import Connections
 from schemas.decision import Decision, decode_decision
-from schemas.policy import DEFAULT, Blocked, Explore, Policy, Stability
+from schemas.event import Context
+from schemas.policy import DEFAULT, Beliefs, Blocked, Explore, Policy, Stability
 from schemas.ranking import (
     RankedList,
     RankRequest,
@@ -32,6 +33,7 @@ from schemas.user_state import UserState, encode
 from tests.fakes import NOW, FakeBundle, FakeBundleStore, FakeRunOptions, FakeRuntimeContext, event
 from udfs import rank_candidates
 from udfs.breaker import Breaker
+from udfs.logic.beliefs import Moment
 from udfs.logic.sessions import Position, apply_event, freshness
 from udfs.rank_candidates import RankCandidates, RankSettings
 from udfs.redis_writer import Owed
@@ -75,6 +77,24 @@ class FakeFeatures(FakeReplica):
 
     def age_ms(self, now_ms: int) -> int:
         return 6
+
+
+class FakeBeliefs(FakeReplica):
+    """Beliefs that are sure of one item, and remember what they were asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Any] = []
+
+    def __len__(self) -> int:
+        return 0
+
+    def exposures(self, surface: str, segment: str | None, at: Any, item_ids: list[str]) -> Any:
+        return self.linear(surface, segment, at, item_ids)
+
+    def linear(self, surface: str, how: Any, at: Any, item_ids: list[str]) -> Any:
+        self.asked.append((surface, how, at))
+        return np.array([[900.0 * (item_id == "item-7"), 0.0] for item_id in item_ids])
 
 
 class FakePolicies(FakeReplica):
@@ -127,6 +147,8 @@ class Harness:
         monkeypatch.setattr(rank_candidates, "ItemFeaturesReplica", lambda *_: self.features)
         self.policies = FakePolicies()
         monkeypatch.setattr(rank_candidates, "PoliciesReplica", lambda *_: self.policies)
+        self.beliefs = FakeBeliefs()
+        monkeypatch.setattr(rank_candidates, "BeliefsReplica", lambda *_: self.beliefs)
         monkeypatch.setattr(rank_candidates, "RedisWriter", lambda *_: self.redis)
         self.operator = RankCandidates(
             Connections(namespace="test-"), RankSettings("", **({"model_limit_ms": 5_000} | settings))
@@ -262,6 +284,18 @@ def test_without_consent_the_list_is_the_popular_one_and_says_so(harness: Harnes
     fallen = lists(harness.run(task("home", state=refused, list_no=5))[0])[0]
     assert (fallen.fallback, fallen.receipt.cold_start) == ("model_breaker", "no_consent")
     assert [item.source for item in fallen.items] == ["popular"] * 5
+
+
+@pytest.mark.parametrize(("by", "how"), [("thompson", "device"), ("linucb", False)])
+def test_explored_places_are_drawn_by_what_the_surface_has_shown(harness: Harness, by: Any, how: Any) -> None:
+    """Contract: by the beliefs that the policy names, for where the request says that the user is."""
+    harness.policies.in_force["home"] = Policy(
+        version="p", slots=[Explore(places=[1], policy=by)], beliefs=Beliefs(segment="device", shared=False)
+    )
+    asked = request(context=Context(device="mobile", geo="de", channel="app"))
+    made = lists(harness.run(task("home", trigger="request", request=asked))[0])[0]
+    assert names(made)[0] == "item-7"
+    assert harness.beliefs.asked[-1] == ("home", how, Moment(NOW // 3_600_000, "mobile", "de", "app", True))
 
 
 def test_the_copy_of_item_features_is_followed_and_measured(harness: Harness) -> None:

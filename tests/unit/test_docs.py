@@ -80,7 +80,7 @@ def parsed(path: str) -> ast.Module:
 def test_the_table_of_topics_is_the_code() -> None:
     guarantees = dict.fromkeys((*RANKED_TOPICS, *RECORDS_TOPICS), "at least once")
     guarantees |= dict.fromkeys((*EXACTLY_ONCE_TOPICS, *TRAINING_TOPICS), "exactly once")
-    guarantees[topics.ITEM_FEATURES] = "at least once"
+    guarantees |= dict.fromkeys((topics.ITEM_FEATURES, topics.BELIEFS), "at least once")
     guarantees |= dict.fromkeys(EXPERIMENT_TOPICS, "at least once")
     wanted = []
     for spec in topics.TOPICS:
@@ -182,6 +182,7 @@ def test_every_counter_is_explained() -> None:
             "aggregate-arms and store-arm-metrics",
             "aggregate-items and aggregate-groups",
             "store-item-features",
+            "update-beliefs",
         )
         for row in rows(section(METRICS, part))
         for name in row[0].split(", ")

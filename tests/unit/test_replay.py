@@ -15,7 +15,20 @@ from models.samples import EDGES, NOW_MS, sample_states
 from models.store import LoadedBundle
 from schemas.decision import Decision, decode_decision, encode_decision, pack_places
 from schemas.items import Item
-from schemas.policy import DEFAULT, Bought, Cap, Dpp, Explore, Mmr, OutOfStock, Pinned, Policy, Sponsored, Stability
+from schemas.policy import (
+    DEFAULT,
+    Beliefs,
+    Bought,
+    Cap,
+    Dpp,
+    Explore,
+    Mmr,
+    OutOfStock,
+    Pinned,
+    Policy,
+    Sponsored,
+    Stability,
+)
 from schemas.ranking import RankedList, RankTask, Receipt
 from schemas.user_state import UserState, encode
 from tests.fakes import event
@@ -32,6 +45,7 @@ POLICIES = [
     Policy(version="mmr", diversity=Mmr(relevance=0.7), slots=list(EXPLORED)),
     Policy(version="dpp", diversity=Dpp(relevance=2.0), rules=(Bought(days=9),), stability=Stability(top=6, moves=2)),
     Policy(version="groups", diversity=Mmr(relevance=0.5, by="subcategory"), slots=[Sponsored(places=[3]), *EXPLORED]),
+    Policy(version="linear", slots=[Explore(places=[1, 4], policy="linucb", floor=0.3)], beliefs=Beliefs()),
     Policy(version="pinned", slots=[Pinned(place=1, item="unheard-of"), *EXPLORED]),
 ]
 
@@ -66,6 +80,7 @@ def made(bundle: LoadedBundle, state: UserState, policy: Policy, number: int, re
         catalogue=catalogue,
         policy=policy,
         exposures=lambda ids: rng.poisson((3.0, 40.0), (len(ids), 2)).astype(np.float64),
+        linear=lambda ids: rng.random((len(ids), 2)),
         previous=rng.permutation(items).tolist(),
         seed=seed_of(key, "home", 1, number, policy.version),
     )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from schemas.decision import GROUP, POSTERIORS, PREVIOUS, ROWS, SHOWN, Decision, pack_candidates, pack_places
+from schemas.decision import GROUP, LINEAR, POSTERIORS, PREVIOUS, ROWS, SHOWN, Decision, pack_candidates, pack_places
 from schemas.keys import id_hash
 from schemas.ranking import RankedItem, RankedList, RankTask, encode_json
 from udfs.logic.slate import Considered, Gathered, Slate
@@ -96,6 +96,8 @@ def _inputs(gathered: Gathered) -> dict[str, bytes]:
     found |= {GROUP + name: codes.astype("<i4").tobytes() for name, codes in gathered.groups.items()}
     if gathered.posteriors is not None:
         found[POSTERIORS] = gathered.posteriors.astype("<f8").tobytes()
+    if gathered.linear is not None:
+        found[LINEAR] = gathered.linear.astype("<f8").tobytes()
     if gathered.previous is not None:
         found[PREVIOUS] = gathered.previous.astype("<i4").tobytes()
     return found

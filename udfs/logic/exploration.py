@@ -37,11 +37,14 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 
 def chances(slot: Explore, scores: Array, posteriors: Array, tables: BetaTables) -> Array:
-    """(n,) the probability of each candidate; sums to one. `scores` (n,), `posteriors` (n, 2): Beta's α and β."""
+    """(n,) the probability of each candidate; sums to one. `scores` (n,), `posteriors` (n, 2): Beta's α and β; of linucb, mean and
+    width of its reward."""
     if slot.policy == "thompson":
         drawn = thompson(*tables.of(posteriors))
     elif slot.policy == "ucb":
         drawn = _only(ucb1(posteriors, slot.bonus))
+    elif slot.policy == "linucb":
+        drawn = _only(posteriors[:, 0] + slot.bonus * posteriors[:, 1])
     elif slot.policy == "epsilon_greedy":
         drawn = spread(_only(scores), slot.epsilon)
     else:

@@ -140,6 +140,7 @@ def _merge_traces(state: UserState, other: UserState) -> None:
         touch_surface(state, name, surface.seen_ms)
     if (theirs.last_event_ts_ms or 0) > (tail.last_event_ts_ms or 0):
         tail.last_event_id, tail.last_event_ts_ms = theirs.last_event_id, theirs.last_event_ts_ms
+        tail.where = theirs.where or tail.where
 
 
 def _hours(hours: list[tuple[int, int]], total: int) -> list[tuple[int, int]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from schemas.decision import GROUP, NOT_SHOWN, POSTERIORS, PREVIOUS, ROWS, SHOWN, Decision
+from schemas.decision import GROUP, LINEAR, NOT_SHOWN, POSTERIORS, PREVIOUS, ROWS, SHOWN, Decision
 from schemas.policy import Policy
 from schemas.user_state import UserState, decode, seen_hash
 from udfs.logic.decisions import list_id_of
@@ -96,6 +96,8 @@ def _as_recorded(decision: Decision) -> Gathered:
             gathered.groups[name.removeprefix(GROUP)] = np.frombuffer(column, "<i4").astype(np.int64)
     if POSTERIORS in decision.inputs:
         gathered.posteriors = np.frombuffer(decision.inputs[POSTERIORS], "<f8").reshape(n, 2)
+    if LINEAR in decision.inputs:
+        gathered.linear = np.frombuffer(decision.inputs[LINEAR], "<f8").reshape(n, 2)
     if PREVIOUS in decision.inputs:
         gathered.previous = np.frombuffer(decision.inputs[PREVIOUS], "<i4").astype(np.int64)
     return gathered

@@ -116,6 +116,9 @@ def apply_event(
     if consent.personalise:
         for identifier, code in tokens_of(event):
             _add_token(state, identifier, code, ts_ms, "closed_session" not in notes)
+        if event.props.context is not None and "out_of_order" not in notes:
+            said = event.props.context
+            tail.where = (said.device, said.geo, said.channel)
         if isinstance(event, Impression):
             state.seen.append(seen_hash(event.item_id))
             del state.seen[:-SEEN_CAP]

@@ -31,6 +31,8 @@ from udfs.logic.slots import NOWHERE, Filled, Pool, fill
 CALLER, PINNED_SOURCE = "caller", "pinned"
 NO_CONSENT = "no_consent"  # the level of a list that may not be personal: by popularity
 
+_NEVER_SHOWN = np.array([[0.0, 1.0]])  # mean and width of LinUCB, where nothing is known of anything
+
 Rows = npt.NDArray[np.int32]
 Scores = npt.NDArray[np.float32]
 
@@ -85,6 +87,7 @@ class World:
     catalogue: Mapping[str, Item] = field(default_factory=dict)
     policy: Policy = DEFAULT
     exposures: Callable[[list[str]], npt.NDArray[np.float64]] | None = None  # (n, 2) clicks and misses by item id
+    linear: Callable[[list[str]], npt.NDArray[np.float64]] | None = None  # (n, 2) what LinUCB expects: mean and width
     previous: list[str] | None = None  # the list before, where the user has done nothing since
     seed: int = 0
     tables: BetaTables = field(default_factory=BetaTables)
@@ -102,6 +105,7 @@ class Gathered:
     feature_ids: list[str]
     groups: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)  # by what is capped or compared; -1: none
     posteriors: npt.NDArray[np.float64] | None = None  # (n, 2)
+    linear: npt.NDArray[np.float64] | None = None  # (n, 2)
     previous: npt.NDArray[np.int64] | None = None  # place in the list before; -1: none
 
 
@@ -197,6 +201,8 @@ def look_up(
     if _explores(policy):
         known = np.zeros((len(item_ids), 2)) if world.exposures is None else world.exposures(item_ids)
         found.posteriors = known + np.array([policy.prior.clicks, policy.prior.misses])
+    if _explores(policy, "linucb"):
+        found.linear = _NEVER_SHOWN.repeat(len(item_ids), axis=0) if world.linear is None else world.linear(item_ids)
     if policy.stability is not None and world.previous is not None:
         before = {item_id: place for place, item_id in enumerate(world.previous)}
         found.previous = np.array([before.get(one, NOWHERE) for one in item_ids], np.int64)
@@ -270,6 +276,7 @@ def _fill(gathered: Gathered, keep: list[int], scores: Scores, ranker: Ranker, w
         groups,
         likeness,
         None if gathered.posteriors is None else gathered.posteriors[keep],
+        None if gathered.linear is None else gathered.linear[keep],
         pinned,
         None if gathered.previous is None else gathered.previous[keep],
     )
@@ -313,8 +320,8 @@ def _codes(names: list[str | None]) -> npt.NDArray[np.int64]:
     return np.array([-1 if one is None else numbers.setdefault(one, len(numbers)) for one in names], np.int64)
 
 
-def _explores(policy: Policy) -> bool:
-    return any(isinstance(slot, Explore) for slot in policy.slots)
+def _explores(policy: Policy, by: str | None = None) -> bool:
+    return any(isinstance(slot, Explore) and by in (None, slot.policy) for slot in policy.slots)
 
 
 def top(scores: Scores, k: int) -> list[int]:

@@ -35,6 +35,7 @@ class Pool:
     groups: dict[str, Codes] = field(default_factory=dict)  # by Cap.by; below 0: in no group
     likeness: Array | None = None  # (n, n), for diversity
     posteriors: Array | None = None  # (n, 2) α and β, for exploration
+    linear: Array | None = None  # (n, 2) mean and width, for linucb
     pinned: dict[int, int] = field(default_factory=dict)  # place, from 1 -> candidate
     previous: Codes | None = None  # place, from 0, in the list before, while nothing new has happened
 
@@ -117,8 +118,9 @@ class _Filling:
     def _explore(self, slot: Explore, gains: Array, place: int) -> None:
         among = np.argsort(-gains, kind="stable")[: slot.pool]
         among = among[gains[among] > -np.inf]
-        assert self._pool.posteriors is not None
-        chance = chances(slot, self._pool.scores[among], self._pool.posteriors[among], self._tables)
+        believed = self._pool.linear if slot.policy == "linucb" else self._pool.posteriors
+        assert believed is not None
+        chance = chances(slot, self._pool.scores[among], believed[among], self._tables)
         drawn = draw(chance, float(uniforms(self._seed, place)))
         self._take(place, int(among[drawn]), EXPLORE, float(chance[drawn]))
 

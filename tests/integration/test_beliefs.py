@@ -1,0 +1,57 @@
+"""The job beliefs on a MiniCluster: the same `build` as in production, without Kafka."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from local.java import find_java_home
+from schemas.beliefs import D, decode_belief
+from tests.integration import mini_cluster_beliefs
+from tests.integration.mini_cluster_beliefs import HALF_LIFE_MS, HOUR, NOON
+from udfs.logic.beliefs import Moment, context_of
+
+_ROOT = Path(__file__).resolve().parents[2]
+_LIMIT_S = 240
+
+
+@pytest.fixture(scope="module")
+def result() -> dict[str, Any]:
+    # Embedded Python looks into no virtual environment: it is told where the packages are.
+    paths = os.pathsep.join([str(_ROOT), sysconfig.get_paths()["purelib"]])
+    environment = {**os.environ, "PYTHONPATH": paths, "JAVA_HOME": str(find_java_home())}
+    command = [sys.executable, "-m", mini_cluster_beliefs.__name__]
+    done = subprocess.run(
+        command, env=environment, cwd=_ROOT, capture_output=True, text=True, timeout=_LIMIT_S, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    parsed: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return parsed
+
+
+def test_outcomes_become_the_newest_record_of_their_surface_and_item(result: dict[str, Any]) -> None:
+    """Contract: the SQL names the columns as the operator takes them; what is left out is in no record."""
+    newest = {bytes.fromhex(key).decode(): decode_belief(bytes.fromhex(value)) for key, value in result["records"]}
+    assert set(newest) == {"home|boot|1", "cart|lamp", "home|lamp"}
+    boot = newest["home|boot|1"]
+    assert (boot.at_ms, boot.half_life_ms) == (NOON, HALF_LIFE_MS)
+    assert boot.counts == {"": (1.0, 2.5), "device:mobile": (1.0, 2.0), "geo:de": (1.0, 2.0)}
+    app = context_of(Moment(NOON // HOUR, "mobile", "de", "app", False))
+    old = context_of(Moment(NOON // HOUR - 10, None, None, None, True))
+    squares = np.frombuffer(boot.squares).reshape(D, D)
+    np.testing.assert_allclose(squares, 2 * np.outer(app, app) + 0.5 * np.outer(old, old), atol=1e-9)
+    np.testing.assert_allclose(np.frombuffer(boot.rewards), app, atol=1e-9)
+    assert newest["cart|lamp"].counts == {"": (1.0, 0.0)}
+    assert newest["home|lamp"].counts == {"": (0.0, 1.0)}
+
+
+def test_the_plan_names_the_operator(result: dict[str, Any]) -> None:
+    assert any("update-beliefs" in node["type"] for node in result["plan"]["nodes"])
