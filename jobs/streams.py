@@ -108,16 +108,14 @@ class Streams:
             )
         return keyed_on_jvm(self.tables, self.tables.sql_query(" UNION ALL ".join(parts)), INPUT_TYPE)
 
-    def log_by_user(self) -> KeyedStream:
-        """`interactions`, `ranked-feed`, `rankings-log` as one stream of LOG_TYPE rows by user; append times are watermarks."""
+    def log_by_user(self, *names: str) -> KeyedStream:
+        """Of `interactions`, `ranked-feed`, `rankings-log` those named, as one stream of LOG_TYPE rows by user; append times are
+        watermarks."""
         parts = []
         # A list's key, and its decision's, ends with its surface, whose name has no bar; a user's id may have one.
         of_list = "REGEXP_REPLACE(`key`, '[|][^|]*$', '')"
-        for name, user in (
-            (topics.INTERACTIONS, "`key`"),
-            (topics.RANKED_FEED, of_list),
-            (topics.RANKINGS_LOG, of_list),
-        ):
+        for name in names:
+            user = "`key`" if name == topics.INTERACTIONS else of_list
             self._source(name, watermarks=True)
             parts.append(
                 f"""SELECT CASE WHEN `key` IS NULL THEN CONCAT('p:{name}:', CAST(`partition` AS STRING)) ELSE {user} END AS routing,

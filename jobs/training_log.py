@@ -54,7 +54,7 @@ def main(
     env = environment(parallelism)
     streams = Streams(env, connections, NAME)
     rows = build(
-        streams.log_by_user(),
+        streams.log_by_user(topics.INTERACTIONS, topics.RANKED_FEED, topics.RANKINGS_LOG),
         connections.namespace,
         rules_from(click_s, dwell_s, cart_s, purchase_s, return_s),
     )

@@ -39,11 +39,11 @@ COUNTED = ("exposures", "clicks", "carts", "purchases", "revenue", "sessions", "
 
 
 class ExperimentState(msgspec.Struct, array_like=True):
-    """`arms` are those of the newest list of each surface; cells are those of the last days, which may still change."""
+    """Cells are those of the last days, which may still change."""
 
     version: int = VERSION
-    arms: dict[str, dict[str, str]] = {}  # surface -> experiment -> arm
-    listed: dict[str, int] = {}  # surface -> list_no of that list, with its epoch in the high bits
+    once_arms: dict[str, dict[str, str]] = {}  # not used any more; the place stays
+    once_listed: dict[str, int] = {}  # likewise
     cells: list[Cell] = []
     last_ms: int = 0  # newest event
     session_ms: int = 0  # first event of the open session

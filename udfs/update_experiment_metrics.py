@@ -1,7 +1,7 @@
 """UpdateExperimentMetrics: totals of each user in each arm, from lists and interactions. Thread mode, RocksDB.
 
 Key: the user, as on `interactions`; `p:<topic>:<partition>` for records without one (no state is kept).
-State: one versioned blob (schemas.experiment_state): the arms of the newest lists and the totals of the last three days. It is
+State: one versioned blob (schemas.experiment_state): the totals of the last three days. It is
 cleared 35 days after the user's last record by an event-time timer. Records of a day whose totals are gone are counted and left
 out, and so is what cannot be read; all decisions are in udfs.logic.experiment_log.
 
@@ -59,7 +59,7 @@ class UpdateExperimentMetrics(KeyedProcessFunction):
             return
         if taken.late:
             self._counters.add("records_late")
-        if not blob and not taken.units and not state.arms:
+        if not blob and not taken.units:
             return  # a user in no experiment costs no state
         due_ms = record.append_ms + IDLE_MS
         if not state.timer_ms:

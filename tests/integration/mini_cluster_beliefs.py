@@ -45,9 +45,9 @@ INTERACTIONS = [
 
 
 def _collectable(record: Row) -> Row:
-    """As text: collecting cannot carry bytes without sign."""
+    """As text: collecting cannot carry a value that is null, nor bytes without sign."""
     topic, key, value, _ = record
-    return Row(topic, bytes(key).hex(), bytes(value).hex())
+    return Row(topic, bytes(key).hex(), None if value is None else bytes(value).hex())
 
 
 def main() -> None:

@@ -38,8 +38,11 @@ def result() -> dict[str, Any]:
 
 
 def test_outcomes_become_the_newest_record_of_their_surface_and_item(result: dict[str, Any]) -> None:
-    """Contract: the SQL names the columns as the operator takes them; what is left out is in no record."""
-    newest = {bytes.fromhex(key).decode(): decode_belief(bytes.fromhex(value)) for key, value in result["records"]}
+    """Contract: the SQL names the columns as the operator takes them; what is left out is in no record. The end of the input is the
+    end of time, and takes everything back."""
+    records = [(bytes.fromhex(key).decode(), value) for key, value in result["records"]]
+    newest = {key: decode_belief(bytes.fromhex(value)) for key, value in records if value is not None}
+    assert [value for _, value in records[-3:]] == [None] * 3
     assert set(newest) == {"home|boot|1", "cart|lamp", "home|lamp"}
     boot = newest["home|boot|1"]
     assert (boot.at_ms, boot.half_life_ms) == (NOON, HALF_LIFE_MS)

@@ -61,7 +61,8 @@ def test_totals_go_out_under_their_key() -> None:
 
 def test_a_user_in_no_experiment_costs_no_state() -> None:
     user = Harness()
-    user.send(topics.INTERACTIONS, CLICK)
+    user.send(topics.INTERACTIONS, encode_interaction(happened("click", arms={})))
+    user.send(topics.RANKED_FEED, encode_json(ranked({})))
     assert user.runtime.state.value() is None and not user.context.timers.timers
 
 

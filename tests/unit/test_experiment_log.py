@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import msgspec
@@ -24,10 +25,16 @@ def ranked(arms: dict[str, str], surface: str = "home", list_no: int = 1, at_ms:
     return RankedList("L", "u:alice", surface, 7, list_no, at_ms, [], receipt, "click")
 
 
-def happened(kind: str, ts_ms: int = NOW, surface: str | None = "home", **props: Any) -> Interaction:
+NEW = {"ranker": "new"}
+
+
+def happened(
+    kind: str, ts_ms: int = NOW, surface: str | None = "home", arms: dict[str, str] = NEW, **props: Any
+) -> Interaction:
     props = {"surface": surface, **props} if surface else props
     fields = {} if kind == "purchase" else {"item": "i1"}
-    return Interaction("u:alice", 1, 7, event(kind, ts_ms=ts_ms, props=props, **fields), ts_ms, 0, 0, ts_ms)
+    one = event(kind, ts_ms=ts_ms, props=props, **fields)
+    return Interaction("u:alice", 1, 7, one, ts_ms, 0, 0, ts_ms, arms=arms)
 
 
 class User:
@@ -75,33 +82,37 @@ def test_what_a_user_does_not_let_us_learn_from_counts_for_nothing(alice: User) 
     assert alice.take(noted) == alice.take(happened("click", consent={"train": False})) == Taken([])
 
 
-def test_what_comes_before_the_first_list_counts_for_nothing() -> None:
-    user = User()
-    assert user.take(happened("click")).units == []
-    user.take(ranked({"ranker": "new"}))
-    user.take(happened("click", NOW + 5))
-    (total,) = user.of()
-    assert (total.clicks, total.sessions) == (1, 1)
-
-
 def test_surfaces_have_arms_of_their_own(alice: User) -> None:
-    alice.take(ranked({"cart-order": "b"}, "cart", 2))
-    alice.take(happened("click", surface="cart"))
+    alice.take(happened("click", surface="cart", arms={"cart-order": "b"}))
     assert [one.clicks for one in alice.of("cart-order")] == [1] and [one.clicks for one in alice.of()] == [0]
-    alice.take(happened("purchase", surface=None, **ORDER))
+    alice.take(happened("purchase", surface=None, arms=NEW | {"cart-order": "b"}, **ORDER))
     assert [one.purchases for name in ("ranker", "cart-order") for one in alice.of(name, surface="")] == [1, 1]
 
 
-def test_an_ended_experiment_counts_no_more(alice: User) -> None:
-    alice.take(ranked({}, list_no=2))
-    assert alice.take(happened("click")).units == []
+def test_what_happens_outside_every_experiment_counts_for_nothing(alice: User) -> None:
+    assert alice.take(happened("click", arms={})).units == []
 
 
-def test_an_older_list_changes_no_arm(alice: User) -> None:
-    alice.take(ranked({"ranker": "newer"}, list_no=9))
-    alice.take(ranked({"ranker": "new"}, list_no=8))
-    alice.take(happened("click"))
-    assert [one.clicks for one in alice.of(arm="newer")] == [1] and [one.clicks for one in alice.of(arm="new")] == [0]
+@pytest.mark.parametrize("seed", range(10))
+def test_it_does_not_matter_which_topic_is_read_first(seed: int) -> None:
+    """Contract: each topic keeps its order, and whatever comes between, the totals are the same: the arm changes on the way."""
+    rng = random.Random(seed)
+    lists = [ranked({"ranker": "old" if n < 10 else "new"}, list_no=n, at_ms=NOW + n * MINUTE) for n in range(20)]
+    events = [
+        happened(
+            rng.choice(["impression", "click", "add_to_cart"]),
+            NOW + n * MINUTE,
+            arms={"ranker": "old" if n < 10 else "new"},
+        )
+        for n in range(20)
+    ]
+    feed_first, mixed, left = User(), User(), [list(lists), list(events)]
+    for one in [*lists, *events]:
+        feed_first.take(one)
+    while any(left):
+        mixed.take(rng.choice([one for one in left if one]).pop(0))
+    assert mixed.totals == feed_first.totals
+    assert {one.lists for one in mixed.totals.values()} == {10}
 
 
 def test_sessions_end_with_a_gap(alice: User) -> None:

@@ -797,6 +797,7 @@ def test_a_ranking_is_stamped_with_the_arms_of_the_first_seen_unit() -> None:
             value = raw("click", "i1", user_id=user_id, session_id=f"s{n}", ts_ms=NOW)
             outcome = handle(None, key, record(value, key, append_ms=NOW), NOW, stamp, RULES)
             assert outcome.task is not None and outcome.task.stamped == {"home": expected}
+            assert [one.arms for one in interactions(outcome)] == [expected.arms]
         seen.add((expected.arms["ranker"], outcome.task.stamped_of("home").bundle))
     assert seen == {("control", "b1"), ("new", "b2")}
 
@@ -804,4 +805,5 @@ def test_a_ranking_is_stamped_with_the_arms_of_the_first_seen_unit() -> None:
 def test_without_experiments_nothing_is_stamped() -> None:
     outcome = User().event()
     assert outcome.task is not None and outcome.task.stamped == {}
+    assert [one.arms for one in interactions(outcome)] == [{}]
     assert outcome.task.stamped_of("home").bundle == "b1"

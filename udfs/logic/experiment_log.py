@@ -1,11 +1,11 @@
 """Experiment log: what a user did in which arms, as totals by day, surface and segment.
 
-    ranked list ─ its arms are the user's on that surface, until the next list says otherwise
-    interaction ─ counts for the arms of its surface; one without a surface for those of all
+    ranked list ─ counts for the arms that it was made by
+    interaction ─ counts for the arms that it carries: those of its surface; one without a surface, of all that the user was on
 
-Outcomes belong to the user's arm, not to a list (intention to treat): what an arm does to later visits is its own. What happens
-before a user's first list in an experiment counts for nothing; a session counts where it first does. Totals, not differences, go
-out: a record that comes twice does no harm.
+Outcomes belong to the user's arm, not to a list (intention to treat): what an arm does to later visits is its own. Both kinds of
+record say their arms themselves, so it does not matter which of the two topics is read first. A session counts where it first
+does. Totals, not differences, go out: a record that comes twice does no harm.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ DAY_MS = 86_400_000
 GAP_MS = 30 * 60_000  # of a session
 KEPT_DAYS = 3  # user state takes events of up to a day before: older totals do not change any more
 IDLE_MS = 35 * DAY_MS  # after which a user is forgotten
-_SURFACES = 16
 
 
 class Taken(NamedTuple):
@@ -35,16 +34,7 @@ class Taken(NamedTuple):
 
 
 def take_list(state: ExperimentState, made: RankedList) -> Taken:
-    """The arms from now on; a list that is older than the one known changes none, but counts."""
-    at = made.state_epoch << 32 | made.list_no & 0xFFFFFFFF
-    arms = {name: arm for name, arm in made.receipt.arms.items() if name != CROSSED}
-    if at >= state.listed.get(made.surface, 0):
-        state.arms.pop(made.surface, None)  # to the end: the surface that was ranked longest ago is the first to go
-        state.arms[made.surface], state.listed[made.surface] = arms, at
-        while len(state.arms) > _SURFACES:
-            gone = next(iter(state.arms))
-            del state.arms[gone], state.listed[gone]
-    state.crossed = state.crossed or CROSSED in made.receipt.arms
+    arms = _arms(state, made.receipt.arms)
     cells = _cells(state, arms, made.created_ms, made.surface)
     if cells is None:
         return Taken([], late=True)
@@ -61,9 +51,7 @@ def take_interaction(state: ExperimentState, one: Interaction) -> Taken:
     if props.context is not None and props.context.device is not None:
         state.segment = props.context.device
     surface = props.surface or ""
-    arms: dict[str, str] = {}
-    for named in [state.arms.get(surface, {})] if surface else list(state.arms.values()):
-        arms.update(named)
+    arms = _arms(state, one.arms)
     if one.ts_ms - state.last_ms > GAP_MS:
         state.session_ms = one.ts_ms
     state.last_ms = max(state.last_ms, one.ts_ms)
@@ -89,6 +77,11 @@ def take_interaction(state: ExperimentState, one: Interaction) -> Taken:
             delta.revenue = sum((line.price or 0.0) * line.quantity for line in event.props.items)
         deltas.append(delta)
     return _taken(state, one.key, cells, deltas)
+
+
+def _arms(state: ExperimentState, said: dict[str, str]) -> dict[str, str]:
+    state.crossed = state.crossed or CROSSED in said
+    return {name: arm for name, arm in said.items() if name != CROSSED}
 
 
 def _taken(state: ExperimentState, key: str, cells: list[Cell], deltas: list[Cell]) -> Taken:

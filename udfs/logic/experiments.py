@@ -16,7 +16,7 @@ from typing import NamedTuple
 from schemas.event import Consent
 from schemas.experiments import BUCKETS, CROSSED, HOLDOUT, Arm, Definition, Experiment, bucket_edge
 from schemas.keys import is_anonymous, user_key
-from schemas.ranking import Stamped
+from schemas.ranking import DEFAULT_SURFACE, Stamped
 from schemas.user_state import UserState
 from udfs.logic.consent import consent_of
 
@@ -107,6 +107,15 @@ def merge_units(state: UserState, key: str, other: UserState, other_key: str, no
     latest_ms = max(crossed_ms, their_crossing_ms, now_ms if crossed else 0)
     state.tail.unit = (ours, latest_ms) if latest_ms or ours != key else None
     return crossed
+
+
+def arms_of(assignment: Assignment, state: UserState, key: str, surface: str | None, ts_ms: int) -> dict[str, str]:
+    """The arms that an event of this time counts for: by the same hashes as lists, so that neither has to wait for the other."""
+    surfaces = [surface] if surface is not None else list(state.tail.surfaces) or [DEFAULT_SURFACE]
+    found: dict[str, str] = {}
+    for stamped in stamp(assignment, state, key, surfaces, ts_ms).values():
+        found |= stamped.arms
+    return found
 
 
 def stamp(assignment: Assignment, state: UserState, key: str, surfaces: list[str], now_ms: int) -> dict[str, Stamped]:

@@ -178,6 +178,9 @@ class _User:
             at.offset,
             at.append_ms,
             notes,
+            experiments.arms_of(assignment, state, self.key, event.props.surface, applied.ts_ms)
+            if (assignment := self.stamp.experiments) is not None
+            else {},
         )
         self._send(topics.INTERACTIONS, self.key, encode_interaction(interaction))
         if isinstance(event, Logout) and event.user_id:
