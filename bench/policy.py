@@ -75,6 +75,7 @@ class MadeUp:
         self.version, self.name = "made-up", "made-up"
         self.item_ids, self.seen_hashes = self._bundle.item_ids, self._bundle.seen_hashes
         self.rows, self.is_item, self.vectors = self._bundle.rows, self._bundle.is_item, self._bundle.vectors
+        self.feature_ids, self.features = self._bundle.feature_ids, self._bundle.features
         self._candidates, self._sources = self._bundle.retrieve(self.state(), CANDIDATES)
         self._scores = np.random.default_rng(1).normal(size=len(self.item_ids)).astype(np.float32)
 
