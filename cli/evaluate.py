@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +22,14 @@ from models.evaluation import clickout_files, contenders, outcomes, report, sess
 
 app = typer.Typer(help="Compare rankers with baselines on your own files.", no_args_is_help=True)
 
+_TELL_S = 30.0
 _EXTRA = {"torch", "lightgbm", "matplotlib"}
 Train = Annotated[Path, typer.Option("--train", metavar="FILE", help="What the models learn from.")]
 Test = Annotated[Path, typer.Option("--test", metavar="FILE", help="What they are judged on.")]
 Seeds = Annotated[int, typer.Option(help="How often each model is trained; the figures are means.", min=1, max=20)]
+Minutes = Annotated[
+    float, typer.Option(help="Fits end early, and it is said, where the whole would take longer.", min=1)
+]
 Folder = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Write report.md, report.json and plots there.")
 ]
@@ -38,6 +43,7 @@ def sessions(
     test: Test,
     models: Annotated[str, typer.Option(help="Which, by comma.")] = _SESSION_MODELS,
     seeds: Seeds = 1,
+    minutes: Minutes = 25,
     folder: Folder = None,
 ) -> None:
     """Next item: rank all training items after every prefix of every test session; HR@20 and MRR@20.
@@ -52,9 +58,10 @@ def sessions(
     """
     with _plainly():
         chosen = {name: contenders.next_item(name) for name in _names(models, contenders.NEXT_ITEM)}
+        begun = time.monotonic()
         split = session_files.read(train, test)
         with _watching() as watch:
-            found = outcomes.on_sessions(split, chosen, seeds, watch)
+            found = outcomes.on_sessions(split, chosen, seeds, watch, 60 * minutes - (time.monotonic() - begun))
         _tell(found, folder)
 
 
@@ -64,6 +71,7 @@ def trivago(
     test: Test,
     models: Annotated[str, typer.Option(help="Which, by comma.")] = _LIST_MODELS,
     seeds: Seeds = 3,
+    minutes: Minutes = 25,
     folder: Folder = None,
 ) -> None:
     """Re-rank the list that each clickout was made on, from what came before it; MRR over all, and each session's last.
@@ -78,9 +86,11 @@ def trivago(
     """
     with _plainly():
         chosen = {name: contenders.reranker(name) for name in _names(models, contenders.RERANKERS)}
+        begun = time.monotonic()
         fitted, asked = clickout_files.read(train, test)
         with _watching() as watch:
-            found = outcomes.on_clickouts(fitted, asked, chosen, seeds, watch)
+            left_s = 60 * minutes - (time.monotonic() - begun)
+            found = outcomes.on_clickouts(fitted, asked, chosen, seeds, watch, left_s)
         _tell(found, folder)
 
 
@@ -132,15 +142,24 @@ def _tell(found: outcomes.Comparison, folder: Path | None) -> None:
 
 @contextmanager
 def _watching() -> Iterator[Callable[[str], Tick]]:
-    """One bar a piece of work on a terminal, one line a piece elsewhere, both on stderr."""
+    """One bar a piece of work on a terminal, elsewhere a line when it begins and every half minute; both on stderr."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
 
         def watch(what: str) -> Tick:
             if not err.is_terminal:
                 err.print(what, markup=False, highlight=False)
-            task = progress.add_task(what, total=None)
-            return lambda done, of: progress.update(task, completed=done, total=of)
+            task, told = progress.add_task(what, total=None), time.monotonic()
+
+            def tick(done: int, of: int) -> float:
+                nonlocal told
+                progress.update(task, completed=done, total=of)
+                if not err.is_terminal and time.monotonic() - told > _TELL_S:
+                    told = time.monotonic()
+                    err.print(f"{what}: {done} of {of}", markup=False, highlight=False)
+                return 0.0
+
+            return tick
 
         yield watch
 

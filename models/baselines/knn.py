@@ -45,6 +45,7 @@ class VSKNN:
     """Asks all training sessions; items that none of them has stand below, by popularity."""
 
     logits: ClassVar[bool] = False
+    effort: ClassVar[float] = 0
 
     def __init__(self, settings: NeighbourSettings = NeighbourSettings()) -> None:
         self.settings = settings
@@ -123,6 +124,7 @@ class ItemKNN:
     """What stood near each of the prefix's items, by the cosine of sessions in common; nearer and later weigh more."""
 
     logits: ClassVar[bool] = False
+    effort: ClassVar[float] = 0
 
     def __init__(self, settings: NeighbourSettings = NeighbourSettings()) -> None:
         self.settings = settings

@@ -15,6 +15,7 @@ _PLACE_WEIGHT = 1e-3  # decides between items that are equal otherwise
 
 class _Order:
     logits: ClassVar[bool] = False
+    effort: ClassVar[float] = 0
 
     def fit(self, training: Lists, tick: Tick) -> None:
         tick(1, 1)

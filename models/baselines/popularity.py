@@ -14,6 +14,7 @@ class Popularity:
     """By the number of events in training."""
 
     logits: ClassVar[bool] = False
+    effort: ClassVar[float] = 0
 
     def fit(self, training: Sessions, tick: Tick) -> None:
         self._counts = np.bincount(training.items, minlength=training.n_items).astype(np.float32)

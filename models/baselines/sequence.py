@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.baselines.contract import Floats, Tick
+from models.baselines.contract import Floats, Tick, until
 from models.evaluation.ranks import ranks_in_rows, reciprocal
-from models.evaluation.session_files import Prefixes, Sessions, held_out, prefixes
+from models.evaluation.session_files import Ints, Prefixes, Sessions, held_out, prefixes
 
 CAP = 50  # newest events of a session that a model reads
+_CHOOSING = 0.5  # share of the time by which the number of epochs is chosen
 
 
 class SequenceSettings(NamedTuple):
@@ -60,6 +61,7 @@ class SequenceModel:
     """NextItem over a SequenceNet. `make` builds the encoder; everything is drawn from `seed`."""
 
     logits: ClassVar[bool] = True
+    effort: ClassVar[float] = 2
 
     def __init__(
         self, make: Callable[[SequenceSettings], nn.Module], settings: SequenceSettings, seed: int = 0
@@ -75,7 +77,7 @@ class SequenceModel:
             asked = asked.part(np.sort(rows))
         best, chosen = -1.0, 1
         self.curve: list[float] = []
-        for epoch in self._epochs(early, settings.epochs, tick, 2 * settings.epochs):
+        for epoch in self._epochs(early, settings.epochs, until(_CHOOSING, tick), 2 * settings.epochs):
             parts = [asked.part(slice(at, at + 256)) for at in range(0, len(asked), 256)]
             found = np.concatenate([ranks_in_rows(self.score(part), part.targets) for part in parts])
             self.curve.append(float(reciprocal(found, 20).mean() + (found <= 20).mean()))
@@ -102,9 +104,11 @@ class SequenceModel:
             torch.optim.SparseAdam([net.items.weight, net.bias.weight], lr=rate),
             torch.optim.AdamW(dense, lr=rate, weight_decay=settings.weight_decay),
         )
+        bounds, spent = pieces(training), 0.0
+        steps = -(-len(bounds) // settings.batch)
         for epoch in range(1, epochs + 1):
             self._net.train()
-            for rows, targets in batches(training, settings.batch, rng):
+            for step, (rows, targets) in enumerate(batches(training, bounds, settings.batch, rng), 1):
                 drawn = torch.multinomial(sampling, min(settings.negatives, int((sampling > 0).sum())))
                 loss = self._loss(rows, targets, drawn, log_q)
                 for optimiser in optimisers:
@@ -113,8 +117,12 @@ class SequenceModel:
                 nn.utils.clip_grad_norm_(dense, 5.0)
                 for optimiser in optimisers:
                     optimiser.step()
-            tick(done + epoch, of)
+                spent = tick((done + epoch - 1) * steps + step, of * steps)
+                if spent >= 1:
+                    break
             yield epoch
+            if spent >= 1:
+                return
 
     def _loss(self, rows: Tensor, targets: Tensor, drawn: Tensor, log_q: Tensor) -> Tensor:
         net = self._net
@@ -150,12 +158,16 @@ class SequenceModel:
         return np.concatenate([part.numpy() for part in parts])
 
 
-def batches(sessions: Sessions, size: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """(B, L) items and (B, L) what came next, padded by n_items at the end. Long sessions come in pieces."""
-    pieces = []
+def pieces(sessions: Sessions) -> Ints:
+    """(N, 2) where each begins and ends: a session of two events and more, or a part of a long one."""
+    found = []
     for begin, end in zip(sessions.starts[:-1], sessions.starts[1:]):
-        pieces.extend((at, min(at + CAP + 1, end)) for at in range(begin, end - 1, CAP))
-    bounds = np.array(pieces)
+        found.extend((at, min(at + CAP + 1, end)) for at in range(begin, end - 1, CAP))
+    return np.array(found)
+
+
+def batches(sessions: Sessions, bounds: Ints, size: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """(B, L) items and (B, L) what came next, padded by n_items at the end; pieces of like lengths together."""
     lengths = bounds[:, 1] - bounds[:, 0] - 1
     order = np.lexsort((rng.random(len(lengths)), lengths))
     groups = [order[at : at + size] for at in range(0, len(order), size)]

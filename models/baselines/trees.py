@@ -22,6 +22,7 @@ class TreeSettings(NamedTuple):
 
 class LambdaMART:
     logits: ClassVar[bool] = False
+    effort: ClassVar[float] = 1
 
     def __init__(self, settings: TreeSettings = TreeSettings(), seed: int = 0) -> None:
         self.settings, self.seed = settings, seed
@@ -37,11 +38,16 @@ class LambdaMART:
             "lambdarank_truncation_level": settings.depth_of_list, "seed": self.seed, "deterministic": True,
             "force_row_wise": True, "verbose": -1,
         }  # fmt: skip
+
+        def stop_in_time(now: lightgbm.callback.CallbackEnv) -> None:
+            if tick(now.iteration + 1, settings.trees) >= 1:
+                raise lightgbm.callback.EarlyStopException(now.iteration, [])
+
         self._trees = lightgbm.train(
             parameters,
             lightgbm.Dataset(training.x, labels, group=np.diff(starts)),
             settings.trees,
-            callbacks=[lambda now: tick(now.iteration + 1, settings.trees)],
+            callbacks=[stop_in_time],
         )
 
     def score(self, asked: Lists) -> Floats:

@@ -33,6 +33,7 @@ class TunedVSKNN:
     """NextItem: V-SKNN with settings chosen on the newest tenth of training, then fitted to all of it."""
 
     logits: ClassVar[bool] = False
+    effort: ClassVar[float] = 1
 
     def fit(self, training: Sessions, tick: Tick) -> None:
         self.settings = tuned(*held_out(training), tick)
@@ -44,7 +45,7 @@ class TunedVSKNN:
 
 
 def tuned(early: Sessions, late: Sessions, tick: Tick = unwatched) -> NeighbourSettings:
-    """The best of CHOICES by HR@20 + MRR@20, chosen one setting after the other."""
+    """The best of CHOICES by HR@20 + MRR@20, chosen one setting after the other, as far as time allows."""
     asked = prefixes(late)
     rows = np.random.default_rng(0).permutation(len(asked))[:_PREFIXES]
     asked, best, model = asked.part(np.sort(rows)), NeighbourSettings(), VSKNN()
@@ -58,7 +59,8 @@ def tuned(early: Sessions, late: Sessions, tick: Tick = unwatched) -> NeighbourS
             if found > quality:
                 best, quality = model.settings, found
             done += 1
-            tick(done, of)
+            if tick(done, of) >= 1:
+                return best
     return best
 
 

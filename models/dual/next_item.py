@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from models.baselines.contract import Floats, Tick, unwatched
+from models.baselines.contract import Floats, Tick, until, unwatched
 from models.baselines.knn import VSKNN, Found, ItemKNN
 from models.baselines.tuning import tuned
 from models.dual.ranker import DualRanker, DualSettings, Examples
@@ -22,6 +22,7 @@ from models.evaluation.session_files import Doubles, Ints, InvalidFile, Prefixes
 
 _NEWEST, _OLDER = 10, 30  # events that the session and the history stack read
 _FROM_SESSIONS, _FROM_ITEMS, _OWN = 60, 20, 20  # candidates of each source; sources overlap
+_TUNING = 0.3  # share of the time by which V-SKNN's settings are chosen
 _FITTED_ON, _AT_MOST = 0.3, 12_000  # share of sessions, and of prefixes, that the ranker is fitted on
 FEATURES = (
     "vsknn", "vsknn_rank", "vsknn_share", "itemknn", "itemknn_rank", "after_last", "popularity",
@@ -34,6 +35,7 @@ class DualSequence:
     """NextItem. `fit` raises InvalidFile where the sessions are too few."""
 
     logits: ClassVar[bool] = True
+    effort: ClassVar[float] = 2
 
     def __init__(
         self, settings: DualSettings = DualSettings(dim=32, bins=16, members=4, epochs=8), seed: int = 0
@@ -43,7 +45,7 @@ class DualSequence:
 
     def fit(self, training: Sessions, tick: Tick) -> None:
         early, late = held_out(training, _FITTED_ON)
-        self._neighbours = tuned(early, late)
+        self._neighbours = tuned(early, late, until(_TUNING, tick))
         self._count(early)
         asked = prefixes(late)
         if len(asked) > _AT_MOST:

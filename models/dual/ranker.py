@@ -11,6 +11,7 @@ is their mean. It is one model, one pass.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from models.ranker import RankerConfig, Stack, norm, pool
 
 Ints = NDArray[np.int64]
 _FAR = -1e9
+_WARM_UP = 0.1  # of the fit
 _PLACES = 128  # candidates whose place tokens can be matched by
 
 
@@ -183,25 +185,26 @@ class DualRanker:
         net = DualNet(examples.x.shape[1], settings)
         inputs = self._inputs(examples)
         steps = settings.epochs * -(-count // settings.batch)
-        optimiser = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, settings.learning_rate, total_steps=steps, pct_start=0.1
-        )
+        optimiser = torch.optim.AdamW(net.parameters(), weight_decay=settings.weight_decay)
         mean = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_swa_multi_avg_fn())
-        step = 0
-        for _ in range(settings.epochs):
-            net.train()
-            for batch in inputs.batches(rng.permutation(count), settings.batch):
-                loss = self._loss(net, batch)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-                optimiser.step()
-                schedule.step()
-                step += 1
-                if step > settings.average_from * steps:
-                    mean.update_parameters(net)
-                tick(step, steps)
+        batches = (
+            one for _ in range(settings.epochs) for one in inputs.batches(rng.permutation(count), settings.batch)
+        )
+        net.train()
+        progress = 0.0
+        for step, batch in enumerate(batches, 1):
+            optimiser.param_groups[0]["lr"] = settings.learning_rate * one_cycle(progress)
+            loss = self._loss(net, batch)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimiser.step()
+            # By steps or by time, whichever is further: a fit that is short of time comes to its end in good order too.
+            progress = max(step / steps, tick(step, steps))
+            if progress > settings.average_from:
+                mean.update_parameters(net)
+            if progress >= 1:
+                break
         self._net = mean.module.eval()
 
     def _loss(self, net: DualNet, batch: Batch) -> Tensor:
@@ -223,6 +226,13 @@ class DualRanker:
 
     def _inputs(self, examples: Examples) -> Inputs:
         return Inputs(examples, self._binning.bins(examples.x, self.settings.bins), self._binning.numbers(examples.x))
+
+
+def one_cycle(progress: float) -> float:
+    """Learning rate by progress 0 … 1, as a share of its peak: up over the first tenth, then down along a cosine."""
+    if progress < _WARM_UP:
+        return 0.04 + 0.96 * progress / _WARM_UP
+    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (progress - _WARM_UP) / (1 - _WARM_UP)))
 
 
 class Inputs(NamedTuple):

@@ -14,6 +14,7 @@ _NEWEST, _OLDER = 12, 36  # actions that the session and the history stack read
 
 class DualSequence:
     logits: ClassVar[bool] = True
+    effort: ClassVar[float] = 2
 
     def __init__(self, settings: DualSettings = DualSettings(), seed: int = 0) -> None:
         self._ranker = DualRanker(settings, seed)

@@ -31,7 +31,7 @@ ITEM = (
 LIST = (
     "list_length", "step", "touched_in_list", "seconds_since_action", "seconds_since_start", "clickouts_before", "last_action",
     "last_touched_place", "deepest_touched", "same_list", "filters", "device", "actions_on_items", "last_is_in_list",
-    "price_spread", *(f"sort_{number}" for number in range(len(_SORTS))),
+    "price_spread", "is_touch", *(f"sort_{number}" for number in range(len(_SORTS))),
 )  # fmt: skip
 POPULARITY = ("popular_clicks", "popular_touches", "popular_displays", "popular_rate")
 NAMES = (*ITEM, *LIST, *POPULARITY)
@@ -48,8 +48,9 @@ class Popularity(NamedTuple):
 def popularity(clickouts: Clickouts) -> Popularity:
     clicks, touches, displays = Counter[int](), Counter[int](), Counter[int]()
     for one in clickouts.rows:
-        displays.update(one.items.tolist())
-        clicks[int(one.items[one.clicked])] += 1
+        if not one.touch:
+            displays.update(one.items.tolist())
+            clicks[int(one.items[one.clicked])] += 1
     for session in {one.session for one in clickouts.rows}:
         touches.update(set(clickouts.sessions[session].items.tolist()))
     return Popularity(clicks, touches, displays)
@@ -62,11 +63,14 @@ def features(clickouts: Clickouts, counts: Popularity, own: bool) -> Floats:
     by_session: dict[int, list[Clickout]] = defaultdict(list)
     for one in clickouts.rows:
         by_session[one.session].append(one)
-    for one in clickouts.rows:
+    taken: Popularity | None = None
+    for at, one in enumerate(clickouts.rows):
         earlier = before[one.session]
-        taken = popularity(Clickouts(clickouts.sessions, by_session[one.session], 0)) if own else None
+        if own and (not at or clickouts.rows[at - 1].session != one.session):
+            taken = popularity(Clickouts(clickouts.sessions, by_session[one.session], 0))
         blocks.append(np.column_stack((_of_list(clickouts, one, earlier), _popular(one, counts, taken))))
-        earlier.append(one)
+        if not one.touch:
+            earlier.append(one)
     return np.concatenate(blocks).astype(np.float32)
 
 
@@ -153,7 +157,7 @@ def _of_list(clickouts: Clickouts, one: Clickout, earlier: list[Clickout]) -> Do
         np.log1p(max(0.0, now - times[0])) if at else np.nan, len(clicked), kinds[-1] if at else np.nan,
         last_place, deepest, same, len(one.filters), _DEVICES.index(one.device) if one.device in _DEVICES else -1,
         on_item.sum(), float(len(in_list) > 0),
-        np.nanstd(prices) / median if np.isfinite(median) and median > 0 else np.nan,
+        np.nanstd(prices) / median if np.isfinite(median) and median > 0 else np.nan, one.touch,
         *(float(name in one.filters) for name in _SORTS),
     ])  # fmt: skip
     return np.column_stack((per_item, np.tile(per_list, (n, 1))))

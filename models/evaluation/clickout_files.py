@@ -1,6 +1,7 @@
 """Clickout files: parquet as of the RecSys Challenge 2019, one row an action, a clickout with the list it was made on.
 
     parquet ─ columns checked ─ sessions by (user, session), in order of step ─ Actions and the Clickouts among them
+                                                                  to train on ─ and the touches of the lists' other items
 
 A clickout's label is its reference. What a ranker may use of the session are the actions before the clickout's own.
 """
@@ -28,6 +29,7 @@ ACTIONS = (
     "interaction item deals", "search for item", "search for destination", "search for poi", "filter selection",
     "change of sort order",
 )  # fmt: skip
+_LOOKS, _ASKS = range(2, 6), range(6, len(ACTIONS))  # at one item of the list; for another list
 COLUMNS = ("user_id", "session_id", "timestamp", "step", "action_type", "reference", "impressions", "prices")
 OPTIONAL = ("platform", "city", "device", "current_filters")
 
@@ -54,6 +56,7 @@ class Clickout(NamedTuple):
     device: str
     platform: str
     user: str
+    touch: bool = False  # no clickout: `clicked` is the item of the list that was touched next, for training alone
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,38 @@ def _clickouts(sessions: list[list[dict]]) -> Clickouts:
                 Clickout(number, at, shown, prices, clicked, at == places[-1], filters, *context, str(row["user_id"]))
             )
     return Clickouts(made, found, left_out)
+
+
+def with_touches(clickouts: Clickouts) -> Clickouts:
+    """The clickouts, and as further cases to train on each turn to another item of a list that was on display.
+
+    A list is taken to be on display from the last action that asks for another one to the next such action. In what order
+    a visitor looks at the items of a list says what the next one will be, and there are more such looks than clickouts.
+    """
+    rows: list[Clickout] = []
+    of_session: dict[int, list[Clickout]] = {}
+    for one in clickouts.rows:
+        of_session.setdefault(one.session, []).append(one)
+    for session, own in of_session.items():
+        rows.extend(sorted([*own, *_touches(clickouts.sessions[session], own)], key=lambda one: one.at))
+    return Clickouts(clickouts.sessions, rows, clickouts.left_out)
+
+
+def _touches(actions: Actions, clickouts: list[Clickout]) -> list[Clickout]:
+    found = []
+    list_number = np.cumsum(np.isin(actions.kinds, _ASKS))  # counts up with each action that asks for another list
+    last_item = -1
+    for at, (kind, item) in enumerate(zip(actions.kinds.tolist(), actions.items.tolist())):
+        if item < 0:
+            continue
+        shown = [one for one in clickouts if one.at != at and list_number[one.at] == list_number[at]]
+        after = [one for one in shown if one.at > at]
+        of_list = after[0] if after else shown[-1] if shown else None
+        if kind in _LOOKS and item != last_item and of_list is not None and item in of_list.items:
+            place = int(np.flatnonzero(of_list.items == item)[0])
+            found.append(of_list._replace(at=at, clicked=place, last=False, touch=True))
+        last_item = item
+    return found
 
 
 def _item(reference: str | None) -> int:

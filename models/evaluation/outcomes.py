@@ -1,12 +1,13 @@
 """One evaluation for every model: fit it for each seed, score, rank the true item, keep what the figures need.
 
-model × seed ─ fit ─ score in chunks ─┬ ranks ─ per case: hit rate, NDCG, reciprocal rank
-                                      ├ top of each list ─ coverage, novelty, diversity, popularity bias
-                                      └ softmax, where scores are logits ─ calibration
+model × seed ─ fit, in its share of time ─ score in chunks ─┬ ranks ─ per case: hit rate, NDCG, reciprocal rank
+                                                            ├ top of each list ─ coverage, novelty, diversity …
+                                                            └ softmax, where scores are logits ─ calibration
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 
 from models.baselines.contract import Floats, Lists, NextItem, Reranker, Tick
 from models.evaluation import clickout_features
-from models.evaluation.clickout_files import Clickouts
+from models.evaluation.budget import Budget
+from models.evaluation.clickout_files import Clickouts, with_touches
 from models.evaluation.ranks import Doubles, Ints, hit_rate, ndcg, ranks_in_lists, ranks_in_rows, reciprocal
 from models.evaluation.session_files import Prefixes, Sessions, Split, prefixes
 
@@ -63,17 +65,23 @@ class Comparison(NamedTuple):
     notes: list[str]
 
 
-def on_sessions(split: Split, models: Mapping[str, Callable[[int], NextItem]], seeds: int, watch: Watch) -> Comparison:
-    """Next item over every prefix of the test sessions, among all items of training."""
+def on_sessions(
+    split: Split,
+    models: Mapping[str, Callable[[int], NextItem]],
+    seeds: int,
+    watch: Watch,
+    limit_s: float = math.inf,
+) -> Comparison:
+    """Next item over every prefix of the test sessions, among all items of training. `limit_s` bounds the fits."""
     asked = prefixes(split.test)
     counts = np.bincount(split.training.items, minlength=split.training.n_items)
-    outcomes = {}
+    outcomes, budget = {}, Budget(limit_s, seeds * sum(make(0).effort for make in models.values()))
     for name, make in models.items():
         outcome = outcomes[name] = Outcome(name)
         begun = time.monotonic()
         for seed in range(seeds):
-            model = make(seed)
-            model.fit(split.training, watch(f"{name}: fit, seed {seed}"))
+            model, what = make(seed), f"{name}: fit, seed {seed}"
+            model.fit(split.training, budget.of(what, model.effort, watch(what)))
             found = _ask(model, asked, watch(f"{name}: rank, seed {seed}"))
             outcome.add(_cases(found.ranks))
             if not seed:
@@ -90,28 +98,37 @@ def on_sessions(split: Split, models: Mapping[str, Callable[[int], NextItem]], s
     notes = [
         f"{len(split.training)} sessions to train on with {split.training.n_items} items, {len(split.test)} to test on.",
         f"{split.unknown_events} test events are on items that training never saw: left out, as no model can rank them.",
+        *_of_time(outcomes, budget),
     ]
     return Comparison("sessions", outcomes, clusters, segments, f"mrr@{TOP}", notes)
 
 
 def on_clickouts(
-    training: Clickouts, test: Clickouts, models: Mapping[str, Callable[[int], Reranker]], seeds: int, watch: Watch
+    training: Clickouts,
+    test: Clickouts,
+    models: Mapping[str, Callable[[int], Reranker]],
+    seeds: int,
+    watch: Watch,
+    limit_s: float = math.inf,
 ) -> Comparison:
-    """Re-ranking of displayed lists: where the clicked item of each clickout would have stood."""
+    """Re-ranking of displayed lists: where the clicked item of each clickout would have stood. `limit_s` bounds the fits."""
+    begun = time.monotonic()
     counts = clickout_features.popularity(training)
     tick = watch("features")
-    fitted = Lists(training, clickout_features.features(training, counts, True))
+    shown = with_touches(training)
+    fitted = Lists(shown, clickout_features.features(shown, counts, True))
     tick(1, 2)
     asked = Lists(test, clickout_features.features(test, counts, False))
     tick(2, 2)
     last = np.array([one.last for one in test.rows])
-    outcomes = {}
+    left_s = limit_s - (time.monotonic() - begun)
+    outcomes, budget = {}, Budget(left_s, seeds * sum(make(0).effort for make in models.values()))
     for name, make in models.items():
         outcome = outcomes[name] = Outcome(name)
         begun = time.monotonic()
         for seed in range(seeds):
-            model = make(seed)
-            model.fit(fitted, watch(f"{name}: fit, seed {seed}"))
+            model, what = make(seed), f"{name}: fit, seed {seed}"
+            model.fit(fitted, budget.of(what, model.effort, watch(what)))
             scores = np.asarray(model.score(asked))
             ranks = ranks_in_lists(scores, test.starts, test.clicked)
             outcome.add({"mrr_all": reciprocal(ranks), **_cases(ranks, (1, 3, 5))})
@@ -128,10 +145,17 @@ def on_clickouts(
         "new users": ~known, "known users": known, "clicked item never clicked in training": clicked == 0,
     }  # fmt: skip
     notes = [
-        f"{len(training)} clickouts to train on, {len(test)} to test on; {training.left_out + test.left_out} on lists of "
-        "fewer than two items, or without the clicked one, left out."
+        f"{len(training)} clickouts to train on, with {len(shown) - len(training)} looks at items of their lists; "
+        f"{len(test)} clickouts to test on; {training.left_out + test.left_out} on lists of fewer than two items, or "
+        "without the clicked one, left out.",
+        *_of_time(outcomes, budget),
     ]
     return Comparison("trivago", outcomes, test.session_numbers, segments, "mrr_all", notes)
+
+
+def _of_time(outcomes: dict[str, Outcome], budget: Budget) -> list[str]:
+    took = ", ".join(f"{name} {one.seconds:.0f} s" for name, one in outcomes.items())
+    return [f"To fit and rank: {took}.", *budget.cut]
 
 
 class _Found(NamedTuple):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from models.evaluation import clickout_files, session_files
+from models.evaluation import clickout_features, clickout_files, session_files
 from models.evaluation.session_files import Event, InvalidFile, cut, held_out, prefixes
 
 
@@ -148,6 +148,27 @@ def test_a_clickout_is_read_with_its_list(tmp_path: Path) -> None:
     assert (one.items.tolist(), one.clicked, one.at, one.last) == ([5, 7, 9], 1, 1, False)
     np.testing.assert_array_equal(one.prices, [10, 20, np.nan])
     assert training.sessions[0].items.tolist() == [9, 7, 7, 8, -1]
+
+
+def test_looks_at_other_items_of_a_list_are_cases_to_train_on(tmp_path: Path) -> None:
+    """Contract: from the last action that asked for a list to the next; not again the same item, nor items elsewhere."""
+    kinds = (
+        ("interaction item image", "5"), ("filter selection", "cheap"), ("interaction item image", "7"),
+        ("interaction item info", "7"), ("interaction item image", "8"), ("clickout item", "9"),
+        ("interaction item deals", "5"), ("search for item", "7"), ("interaction item image", "5"),
+    )  # fmt: skip
+    rows = [
+        action("s", at, kind, item, shown="5|7|9" if kind == "clickout item" else None)
+        for at, (kind, item) in enumerate(kinds)
+    ]
+    pq.write_table(clickout_table(rows), tmp_path / "a.parquet")
+    pq.write_table(clickout_table([action("t", 1, "clickout item", "1", 0, "1|2")]), tmp_path / "b.parquet")
+    training, _ = clickout_files.read(tmp_path / "a.parquet", tmp_path / "b.parquet")
+    found = clickout_files.with_touches(training).rows
+    assert [(one.at, int(one.items[one.clicked]), one.touch, one.last) for one in found] == [
+        (2, 7, True, False), (5, 9, False, True), (6, 5, True, False),
+    ]  # fmt: skip
+    assert clickout_features.popularity(clickout_files.with_touches(training)) == clickout_features.popularity(training)
 
 
 def test_one_file_as_both_is_cut_at_its_last_day(tmp_path: Path) -> None:
