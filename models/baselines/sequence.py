@@ -21,6 +21,8 @@ from models.evaluation.ranks import ranks_in_rows, reciprocal
 from models.evaluation.session_files import Ints, Prefixes, Sessions, held_out, prefixes
 
 CAP = 50  # newest events of a session that a model reads
+_OWN = 8.0  # what the session's own items weigh at first: their logits stand clear of those of random vectors
+_FADING = 0.5  # what is left of that a place further back
 _CHOOSING = 0.5  # share of the time by which the number of epochs is chosen
 
 
@@ -29,19 +31,24 @@ class SequenceSettings(NamedTuple):
     layers: int = 1
     heads: int = 2
     dropout: float = 0.3
-    item_dropout: float = 0.2
-    negatives: int = 2048
+    item_dropout: float = 0.5
+    negatives: int = 1024
     sample_power: float = 0.5  # samples are drawn by count to this power
     batch: int = 64  # sessions
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 0.01
-    epochs: int = 12  # at most
+    epochs: int = 10  # at most
     patience: int = 2
     validation: int = 1500  # prefixes, at most
 
 
 class SequenceNet(nn.Module):
-    """Item vectors around an encoder (B, L, D) -> (B, L, D) that looks back only. Code n_items is padding."""
+    """Item vectors around an encoder (B, L, D) -> (B, L, D) that looks back only. Code n_items is padding.
+
+    The session's own items reach the output past the encoder too, the older the less: people come back to what they
+    just saw, and of an item that training saw twice the encoder cannot have learnt so. What they weigh is fixed:
+    where it was learnt, it faded faster with every epoch.
+    """
 
     def __init__(self, n_items: int, settings: SequenceSettings, encoder: nn.Module) -> None:
         super().__init__()
@@ -54,7 +61,10 @@ class SequenceNet(nn.Module):
         nn.init.zeros_(self.bias.weight)
 
     def forward(self, vectors: Tensor) -> Tensor:  # (B, L, D) of items -> (B, L, D)
-        return self.encoder(self.dropout(vectors))
+        length = vectors.shape[1]
+        back = torch.arange(length)[:, None] - torch.arange(length)
+        weights = torch.where(back >= 0, _FADING ** back.clamp(min=0), 0.0)  # (L, L)
+        return self.encoder(self.dropout(vectors)) + _OWN * (weights @ vectors)
 
 
 class SequenceModel:
@@ -160,8 +170,8 @@ class SequenceModel:
 
 def pieces(sessions: Sessions) -> Ints:
     """(N, 2) where each begins and ends: a session of two events and more, or a part of a long one."""
-    found = []
-    for begin, end in zip(sessions.starts[:-1], sessions.starts[1:]):
+    found: list[tuple[int, int]] = []
+    for begin, end in zip(sessions.starts[:-1].tolist(), sessions.starts[1:].tolist()):
         found.extend((at, min(at + CAP + 1, end)) for at in range(begin, end - 1, CAP))
     return np.array(found)
 

@@ -37,7 +37,7 @@ class DualSettings(NamedTuple):
     feature_dropout: float = 0.1
     sequence_dropout: float = 0.3
     batch: int = 64  # lists
-    epochs: int = 8
+    epochs: int = 6
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     average_from: float = 0.5  # weights are averaged from this share of the steps on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from models.baselines.contract import NextItem, Reranker
 
@@ -89,6 +90,18 @@ def _dual_reranker() -> Callable[[int], Reranker]:
     return lambda seed: DualSequence(seed=seed)
 
 
+def _dual_without(**off: Any) -> Callable[[], Callable[[int], Reranker]]:
+    """For the ablation: the dual-sequence ranker with one part off."""
+
+    def known() -> Callable[[int], Reranker]:
+        from models.dual.ranker import DualSettings
+        from models.dual.rerank import DualSequence
+
+        return lambda seed: DualSequence(DualSettings()._replace(**off), seed)
+
+    return known
+
+
 _NEXT_ITEM = {
     "dual_sequence": _dual_next_item,
     "sasrec": _sasrec,
@@ -100,6 +113,9 @@ _NEXT_ITEM = {
 }
 _RERANKERS = {
     "dual_sequence": _dual_reranker,
+    "dual_without_sequences": _dual_without(sequences=False),
+    "dual_without_bins": _dual_without(bins_on=False),
+    "dual_of_one_member": _dual_without(members=1),
     "lightgbm": _lightgbm,
     "last_interacted": _last_in_list,
     "popularity": _most_clicked,

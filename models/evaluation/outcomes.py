@@ -84,6 +84,7 @@ def on_sessions(
             model.fit(split.training, budget.of(what, model.effort, watch(what)))
             found = _ask(model, asked, watch(f"{name}: rank, seed {seed}"))
             outcome.add(_cases(found.ranks))
+            watch(_so_far(outcome, (f"hr@{TOP}", f"mrr@{TOP}")))(1, 1)
             if not seed:
                 outcome.lists = _of_lists(found.tops, counts, _item_sessions(split.training))
                 outcome.confidence = found.confidence
@@ -132,6 +133,7 @@ def on_clickouts(
             scores = np.asarray(model.score(asked))
             ranks = ranks_in_lists(scores, test.starts, test.clicked)
             outcome.add({"mrr_all": reciprocal(ranks), **_cases(ranks, (1, 3, 5))})
+            watch(_so_far(outcome, ("mrr_all",)))(1, 1)
             if not seed and model.logits:
                 outcome.confidence = _confidence_of_lists(scores, test)
         outcome.seconds = time.monotonic() - begun
@@ -151,6 +153,11 @@ def on_clickouts(
         *_of_time(outcomes, budget),
     ]
     return Comparison("trivago", outcomes, test.session_numbers, segments, "mrr_all", notes)
+
+
+def _so_far(outcome: Outcome, metrics: tuple[str, ...]) -> str:
+    figures = ", ".join(f"{metric} {outcome.by_seed[metric][-1]:.4f}" for metric in metrics)
+    return f"{outcome.name}, seed {len(outcome.by_seed[metrics[0]]) - 1}: {figures}"
 
 
 def _of_time(outcomes: dict[str, Outcome], budget: Budget) -> list[str]:
