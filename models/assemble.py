@@ -33,7 +33,7 @@ from models.bundle import (
     read_manifest,
     write_bundle,
 )
-from models.featurise import FEATURE_VERSIONS
+from models.featurise import FEATURE_VERSIONS, Tastes
 from models.vocabulary import Vocabulary, encode_vocabulary
 
 Array = npt.NDArray[Any]
@@ -44,12 +44,13 @@ LICENCE = "Apache-2.0"
 
 @dataclass(frozen=True, eq=False)
 class ItemKnowledge:
-    """What was counted: inputs of the head (N, F), popularity (N,), quality within a group (N,), neighbours (N, K)."""
+    """What was counted: inputs of the head (N, F), popularity (N,), quality within a group (N,), neighbours (N, K); tastes."""
 
     statics: Array
     popularity: Array
     quality: Array
     neighbours: Array
+    tastes: Tastes | None = None
 
 
 def manifest(version: str, ranker: str, **more: Any) -> Manifest:
@@ -76,6 +77,7 @@ def popularity_files(
         of = vocabulary.subcategory_row if row >= vocabulary.first_subcategory else vocabulary.category_row
         best = by_quality[of[by_quality] == row][:POPULAR_IN_GROUP_KEPT]
         in_group[row, : len(best)] = best
+    tastes = {} if knowledge.tastes is None else knowledge.tastes._asdict()
     narrow = np.uint16 if vocabulary.size <= 1 << 16 else np.int32
     return {
         VOCABULARY: encode_vocabulary(vocabulary),
@@ -83,6 +85,7 @@ def popularity_files(
             embedding=np.zeros((vocabulary.size, 0), np.float16) if embedding is None else embedding.astype(np.float16),
             statics=knowledge.statics.astype(np.float32),
             popularity=knowledge.popularity.astype(np.float32),
+            **{f"taste_{name}": np.asarray(column, np.float32) for name, column in tastes.items()},
         ),
         RETRIEVAL: packed(
             neighbours=knowledge.neighbours.astype(narrow),
@@ -120,8 +123,12 @@ def variant(source: Path, folder: Path, version: str, seed: int = 1) -> Path:
     bundle = Bundle.load(source)
     noise = np.random.Generator(np.random.PCG64(seed)).standard_normal(bundle.embedding.shape)
     moved = bundle.embedding + 0.5 * bundle.embedding.std() * noise if bundle.embedding.size else bundle.embedding
+    tastes = {} if bundle.tastes is None else bundle.tastes._asdict()
     files[ITEMS] = packed(
-        embedding=moved.astype(np.float16), statics=bundle.statics, popularity=bundle.popularity[::-1].copy()
+        embedding=moved.astype(np.float16),
+        statics=bundle.statics,
+        popularity=bundle.popularity[::-1].copy(),
+        **{f"taste_{name}": column for name, column in tastes.items()},
     )
     write_bundle(folder / version, msgspec.structs.replace(original, version=version), files)
     return folder / version

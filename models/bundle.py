@@ -2,7 +2,7 @@
 
     manifest.json       what this is, what made it, how good it is, checksums
     vocabulary.msgpack  ids, groups and query words by row
-    items.npz           embedding (N, D), inputs of the head (N, F), popularity (N,)
+    items.npz           embedding (N, D), inputs of the head (N, F), popularity (N,); what is known of tastes, where it is
     retrieval.npz       neighbours, popular items, popular items of each group
     weights.npz         all other weights by name: for the tables made at load, and for the oracle
     history.onnx        history -> keys and values
@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from models.featurise import FEATURE_VERSIONS
+from models.featurise import FEATURE_VERSIONS, Tastes
 from models.vocabulary import Vocabulary, decode_vocabulary
 
 FORMAT = 1
@@ -79,6 +79,7 @@ class Bundle:
     popular_in_group: Array  # (rows before the first item, Q) int32, best first, PADDING where there are fewer
     weights: Mapping[str, Array]
     graphs: Mapping[str, bytes]
+    tastes: Tastes | None = None
 
     @property
     def version(self) -> str:
@@ -115,6 +116,7 @@ class Bundle:
                 retrieval["popular_in_group"].astype(np.int32),
                 {name: array.astype(np.float32) for name, array in weights.items()},
                 {name: blobs[name] for name in (HISTORY_GRAPH, SCORER_GRAPH) if name in blobs},
+                _tastes(items),
             )
         except (KeyError, ValueError, OSError, EOFError, msgspec.DecodeError) as error:
             raise BundleError(f"bundle {folder} cannot be read: {error}") from error
@@ -144,7 +146,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(
             f"bundle {folder} names the files {sorted(manifest.files)}; expected {sorted(_FILES[manifest.ranker])}"
         )
-    if manifest.feature_versions != FEATURE_VERSIONS:
+    # A bundle may know fewer features than this release computes: new columns come last, and it reads the first.
+    if not manifest.feature_versions.items() <= FEATURE_VERSIONS.items():
         raise BundleError(
             f"bundle {manifest.version} was made for the features {manifest.feature_versions}; "
             f"this release computes {FEATURE_VERSIONS}"
@@ -196,6 +199,12 @@ def _arrays(blob: bytes) -> dict[str, Array]:
         return {name: arrays[name] for name in arrays.files}
 
 
+def _tastes(items: Mapping[str, Array]) -> Tastes | None:
+    if "taste_factors" not in items:
+        return None
+    return Tastes(*(items[f"taste_{name}"].astype(np.float32) for name in Tastes._fields))
+
+
 def _check_shapes(bundle: Bundle) -> None:
     size = bundle.vocabulary.size
     for name in ("embedding", "statics", "popularity", "neighbours"):
@@ -204,6 +213,11 @@ def _check_shapes(bundle: Bundle) -> None:
             raise BundleError(
                 f"bundle {bundle.version} does not fit together: {name} has {rows} rows, the vocabulary {size}"
             )
+    if bundle.tastes is not None and len(bundle.tastes.factors) != size:
+        raise BundleError(
+            f"bundle {bundle.version} does not fit together: taste_factors has {len(bundle.tastes.factors)} rows, "
+            f"the vocabulary {size}"
+        )
     for name in ("neighbours", "popular", "popular_in_group"):
         rows = getattr(bundle, name)
         if rows.size and not 0 <= rows.min() <= rows.max() < size:

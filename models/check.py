@@ -77,20 +77,21 @@ def torch_logits(
         (ranker.session, state.session(), NOW_MS),
         (ranker.history, state.history(), history_anchor_ms(state, NOW_MS)),
     ):
-        found = tokens(sequence, moment_ms, vocabulary)
+        one = tokens(sequence, moment_ms, vocabulary)
         keys, values, _ = stack(
-            items[torch.from_numpy(found.rows.astype(np.int64))],
-            torch.from_numpy(found.actions),
-            torch.from_numpy(found.log_hours),
+            items[torch.from_numpy(one.rows.astype(np.int64))],
+            torch.from_numpy(one.actions),
+            torch.from_numpy(one.log_hours),
         )
         sides.append((keys, values))
-        lengths.append(float(found.length))
-        read.append(found)
+        lengths.append(float(one.length))
+        read.append(one)
     places = torch.from_numpy(rows.astype(np.int64))
     surface = bundle.manifest.surfaces.index("home")
     context = ranker.context_side(torch.tensor([*calendar(NOW_MS), surface]))
     level = bundle.statics[:, PRICE_LEVEL]
-    before = history_sides(*as_batch(read[1]), vocabulary, level)
-    counted = torch.from_numpy(numbers(state, read[0], before, rows, vocabulary, level, NOW_MS, item_counters))
+    before = history_sides(*as_batch(read[1]), vocabulary, level, bundle.tastes)
+    found = numbers(state, read[0], before, rows, vocabulary, level, NOW_MS, item_counters, bundle.tastes)
+    counted = torch.from_numpy(found[:, : ranker.config.counters])
     candidates = ranker.candidate_side(items[places], statics[places])
     return ranker.score(sides[0], sides[1], torch.tensor(lengths), candidates, counted, context).numpy()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.featurise import FEW_PRICES, history_sides, session_sides
+from models.featurise import Tastes, history_sides, liking, ordered, price_gap, session_sides
 from models.statistics import FOLDS
 from models.traffic import Examples, Ragged
 from models.vocabulary import PADDING, Rows, Vocabulary
@@ -44,16 +44,18 @@ class Batch(NamedTuple):
     counters: Tensor  # (E, P, COUNTERS)
     calendar: Tensor  # (E, 4) with the surface
     fold: Tensor  # (E,)
-    groups: Tensor  # (E, G, features of SESSION_GROUP and HISTORY_GROUP)
+    groups: Tensor  # (E, G, features of featurise.Sides of both sequences, side by side)
     prices: Tensor  # (E, 2) of featurise.Sides, both sequences
+    tastes: Tensor  # (E, F, F + 1) of featurise.Sides, both sequences
     ts_ms: npt.NDArray[np.int64]  # (E,)
 
 
 class Levels(NamedTuple):
-    """What groups and prices are reckoned with: the vocabulary, and each row's price level."""
+    """What groups, prices and tastes are reckoned with: the vocabulary, each row's price level, factors."""
 
     vocabulary: Vocabulary
     price: npt.NDArray[np.float32]  # (N,)
+    tastes: Tastes | None = None
 
 
 def batches(
@@ -114,6 +116,7 @@ def batch(
         torch.from_numpy(data.shopper[lists].astype(np.int64) % FOLDS),
         torch.from_numpy(np.concatenate((now.groups, longer.groups[history]), axis=-1)),
         torch.from_numpy(now.prices + longer.prices[history]),
+        torch.from_numpy(now.tastes + longer.tastes[history]),
         data.ts_ms[lists],
     )
 
@@ -123,12 +126,16 @@ def _columns(sequences: Sequences) -> tuple[Rows, npt.NDArray[np.int64], npt.NDA
     return sequences.rows.numpy(), sequences.actions.numpy(), (sequences.padding == 0).numpy()
 
 
-def grouped(batch: Batch, rows: Tensor, group_row: Tensor, price: Tensor) -> Tensor:  # (E, C) -> (E, C, GROUPS)
-    """featurise's features of a user and a candidate's group, and the price gap."""
-    of_groups = batch.groups[torch.arange(len(rows))[:, None], group_row[rows]]
-    mean = batch.prices[:, :1] / batch.prices[:, 1:].clamp(min=1)
-    gap = (price[rows] - mean).abs() * batch.prices[:, 1:] / (batch.prices[:, 1:] + FEW_PRICES)
-    return torch.cat((of_groups, gap[..., None]), dim=-1)
+def grouped(batch: Batch, rows: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
+    """(E, C) -> (E, C, GROUPS), (E, C, RECENT_GROUP and TASTE): featurise's features of a user and a candidate's group, the
+    price gap, the taste."""
+    at = rows.numpy()
+    of_groups = batch.groups.numpy()[np.arange(len(rows))[:, None], levels.vocabulary.group_row[at]]
+    first, recent = ordered(of_groups, price_gap(batch.prices.numpy(), levels.price[at]))
+    taste = np.zeros((*at.shape, 1), np.float32)
+    if levels.tastes is not None:
+        taste[..., 0] = liking(batch.tastes.numpy(), levels.tastes.factors[at])
+    return torch.from_numpy(first), torch.from_numpy(np.concatenate((recent, taste), axis=-1))
 
 
 def changed(

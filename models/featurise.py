@@ -20,7 +20,15 @@ Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 # Versions of what this file computes: a bundle made for other ones is refused. Raise with any change that a model can see.
-FEATURE_VERSIONS = {"tokens": 1, "counters": 2, "groups": 1, "item_counters": 1, "calendar": 1}
+FEATURE_VERSIONS = {
+    "tokens": 1,
+    "counters": 2,
+    "groups": 1,
+    "item_counters": 1,
+    "calendar": 1,
+    "recent_groups": 1,
+    "taste": 1,
+}
 
 ACTION_CODES = 128  # type | dwell bucket << 4
 COUNTERS = len(COUNTED) + 2
@@ -36,10 +44,14 @@ SESSION_GROUP = (
 )
 HISTORY_GROUP = ("group_history", "group_history_share", "group_history_named")
 GROUPS = len(SESSION_GROUP) + len(HISTORY_GROUP) + 1  # and price_gap
+RECENT_GROUP = ("group_last_3", "category_last_3")  # of the session's last tokens: has the mind changed?
+TASTE = ("taste",)
 # Of the registry's item features, what the head reads, as logarithms: ratios, which do not grow with a shop's traffic.
 ITEM_COUNTERS = ("lift_2h", "lift_28d", "subcategory_trend")
 PRICE_LEVEL = 1  # column of a bundle's statics: log price within the subcategory, in standard deviations
-NUMBERS = COUNTERS + GROUPS + len(ITEM_COUNTERS)  # columns of the head's `counters`, in this order
+# Columns of the head's `counters`, in this order. New ones come last: a bundle reads as many as it was trained with.
+NUMBERS = COUNTERS + GROUPS + len(ITEM_COUNTERS) + len(RECENT_GROUP) + len(TASTE)
+_RECENT = 3
 HOUR_MS = 3_600_000
 _PURCHASE = ACTIONS["purchase"]
 FEW_PRICES = 3.0
@@ -83,11 +95,25 @@ def _session_columns() -> Floats:
 _SESSION_COLUMNS = _session_columns()
 
 
-class Sides(NamedTuple):
-    """What a sequence says of groups, and of the prices that were acted on. B sequences, G rows before the first item."""
+class Tastes(NamedTuple):
+    """Factors that explain clicks within groups (models/tastes.py fits them). N rows of the vocabulary, F factors, A action codes.
 
-    groups: Floats  # (B, G, features of SESSION_GROUP or HISTORY_GROUP)
+    What a user likes is a ridge regression: a = (I + Σ weight_i s_i s_iᵀ)⁻¹ Σ pull_i s_i over the tokens i of items, with
+    pull_i = pull[action_i] − weight[action_i]·quality_i; the taste of a candidate c is a·s_c.
+    """
+
+    factors: Floats  # (N, F) s; 0 for groups
+    quality: Floats  # (N,) what an item is worth to everybody, within its group
+    pull: Floats  # (A,)
+    weight: Floats  # (A,) 0 and more
+
+
+class Sides(NamedTuple):
+    """What a sequence says of groups, prices and tastes. B sequences, G rows before the first item."""
+
+    groups: Floats  # (B, G, features of SESSION_GROUP and RECENT_GROUP, or of HISTORY_GROUP)
     prices: Floats  # (B, 2) sum and number of the price levels of items
+    tastes: Floats  # (B, F, F + 1) sums of weight·s sᵀ and of pull·s; F = 0 where a bundle has none
 
 
 _EMPTY = Tokens(np.array([PADDING], np.int32), np.zeros(1, np.int64), np.zeros(1, np.float32), 0)
@@ -143,38 +169,46 @@ def counters(state: UserState, rows: Rows, vocabulary: Vocabulary, now_ms: int) 
     return found
 
 
-def session_sides(rows: Rows, actions: Ints, real: Flags, vocabulary: Vocabulary, price_level: Floats) -> Sides:
+def session_sides(
+    rows: Rows, actions: Ints, real: Flags, vocabulary: Vocabulary, price_level: Floats, tastes: Tastes | None = None
+) -> Sides:
     """Of (B, L) tokens, oldest first, of which `real` are no padding: for each group (subcategory; category where there is none)
 
     log(1 + n) of clicks, of views of 10 s and more, of views below 5 s, of searches and follows that name it, of carts,
-    purchases and likes; its share of the tokens; 1 / (1 + tokens since its newest); 1 where the newest search names it.
+    purchases and likes; its share of the tokens; 1 / (1 + tokens since its newest); 1 where the newest search names it;
+    its share, and its category's, of the last three tokens.
     """
     in_group, kept = _in_groups(rows, real, vocabulary), real[..., None]
-    table = np.empty((len(rows), vocabulary.first_item, len(SESSION_GROUP)), np.float32)
+    table = np.empty((len(rows), vocabulary.first_item, len(SESSION_GROUP) + len(RECENT_GROUP)), np.float32)
     table[..., :6] = in_group @ (_SESSION_COLUMNS[actions] * kept)
     np.log1p(table[..., :5], out=table[..., :5])
     length = real.sum(axis=1, dtype=np.float32)[:, None]
     table[..., 5] /= np.maximum(length, 1)
-    newest = (in_group * np.cumsum(real, axis=1, dtype=np.float32)[:, None]).max(
-        axis=2
-    )  # its place, from 1; 0 for none
+    places = np.cumsum(real, axis=1, dtype=np.float32)
+    newest = (in_group * places[:, None]).max(axis=2)  # its place, from 1; 0 for none
     table[..., 6] = (newest > 0) / (1 + length - newest)
     is_search = real & (actions & 15 == ACTIONS["search"])
     table[..., 7] = 0
     searched = np.flatnonzero(is_search.any(axis=1))
-    last = rows.shape[1] - 1 - np.argmax(is_search[searched, ::-1], axis=1)
-    table[searched, vocabulary.group_row[rows[searched, last]], 7] = 1
+    final = rows.shape[1] - 1 - np.argmax(is_search[searched, ::-1], axis=1)
+    table[searched, vocabulary.group_row[rows[searched, final]], 7] = 1
+    recent = (real & (places > length - _RECENT)).astype(np.float32)  # (B, L)
+    last = (in_group @ recent[..., None])[..., 0] / np.clip(length, 1, _RECENT)  # (B, G)
+    table[..., 8] = last
+    table[..., 9] = (last @ vocabulary.in_category).take(vocabulary.category_row[: vocabulary.first_item], axis=1)
     table[:, :2] = 0  # neither padding nor what is not known at all is a group
-    return Sides(table, _prices(rows, actions, real, vocabulary, price_level))
+    return Sides(table, _prices(rows, actions, real, vocabulary, price_level), _tastes(rows, actions, real, tastes))
 
 
-def history_sides(rows: Rows, actions: Ints, real: Flags, vocabulary: Vocabulary, price_level: Floats) -> Sides:
+def history_sides(
+    rows: Rows, actions: Ints, real: Flags, vocabulary: Vocabulary, price_level: Floats, tastes: Tastes | None = None
+) -> Sides:
     """For each group log(1 + n) of tokens, its share of the history, log(1 + n) of searches and follows that name it."""
     counted = _in_groups(rows, real, vocabulary) @ (_SESSION_COLUMNS[actions] * real[..., None])
     share = counted[..., 5] / np.maximum(real.sum(axis=1), 1)[:, None]
     table = np.stack((np.log1p(counted[..., 5]), share, np.log1p(counted[..., 3])), axis=-1).astype(np.float32)
     table[:, :2] = 0
-    return Sides(table, _prices(rows, actions, real, vocabulary, price_level))
+    return Sides(table, _prices(rows, actions, real, vocabulary, price_level), _tastes(rows, actions, real, tastes))
 
 
 def _in_groups(rows: Rows, real: Flags, vocabulary: Vocabulary) -> Floats:
@@ -193,19 +227,50 @@ def numbers(
     price_level: Floats,
     now_ms: int,
     item_counters: Floats | None = None,
+    tastes: Tastes | None = None,
 ) -> Floats:
     """(C, NUMBERS) what the head is told of each candidate besides its vector. `history` is history_sides of the history;
-    `item_counters` (C, ITEM_COUNTERS) are logarithms, 0 where they are not known."""
+    `item_counters` (C, ITEM_COUNTERS) are logarithms, 0 where they are not known; so is the taste without `tastes`."""
     found = np.zeros((len(rows), NUMBERS), np.float32)
     found[:, :COUNTERS] = counters(state, rows, vocabulary, now_ms)
-    now = session_sides(*as_batch(session), vocabulary, price_level)
-    before = history if history is not None else history_sides(*as_batch(_EMPTY), vocabulary, price_level)
-    end = COUNTERS + GROUPS
+    now = session_sides(*as_batch(session), vocabulary, price_level, tastes)
+    before = history if history is not None else history_sides(*as_batch(_EMPTY), vocabulary, price_level, tastes)
     of_groups = np.concatenate((now.groups[0], before.groups[0]), axis=1)
-    found[:, COUNTERS : end - 1] = of_groups.take(vocabulary.group_row.take(rows), axis=0)
-    found[:, end - 1] = price_gap(now.prices[0] + before.prices[0], price_level.take(rows))
+    prices = price_gap(now.prices[0] + before.prices[0], price_level.take(rows))
+    at, recent = COUNTERS + GROUPS, NUMBERS - len(RECENT_GROUP) - len(TASTE)
+    found[:, COUNTERS:at], found[:, recent:-1] = ordered(
+        of_groups.take(vocabulary.group_row.take(rows), axis=0), prices
+    )
     if item_counters is not None:
-        found[:, end:] = item_counters
+        found[:, at:recent] = item_counters
+    if tastes is not None:
+        found[:, -1] = liking(now.tastes[0] + before.tastes[0], tastes.factors.take(rows, axis=0))
+    return found
+
+
+def ordered(of_groups: Floats, prices: Floats) -> tuple[Floats, Floats]:
+    """(…, C, GROUPS) and (…, C, RECENT_GROUP): the features of sides of session and history, side by side, in the head's order."""
+    session, end = len(SESSION_GROUP), len(SESSION_GROUP) + len(RECENT_GROUP)
+    first = np.concatenate((of_groups[..., :session], of_groups[..., end:], prices[..., None]), axis=-1)
+    return first, of_groups[..., session:end]
+
+
+def liking(sums: Floats, factors: Floats) -> Floats:
+    """The taste of candidates: (…, F, F + 1) of Sides.tastes, (…, C, F) of the candidates -> (…, C)."""
+    width = sums.shape[-2]
+    user = np.linalg.solve(sums[..., :width] + np.eye(width, dtype=np.float32), sums[..., width:])  # (…, F, 1)
+    found: Floats = (factors @ user)[..., 0]
+    return found
+
+
+def _tastes(rows: Rows, actions: Ints, real: Flags, tastes: Tastes | None) -> Floats:
+    if tastes is None:
+        return np.zeros((len(rows), 0, 1), np.float32)
+    factors = tastes.factors[rows]  # (B, L, F); 0 where a row is no item
+    weight = tastes.weight[actions] * real
+    pull = (tastes.pull[actions] - tastes.weight[actions] * tastes.quality[rows]) * real
+    scaled = np.concatenate((factors * weight[..., None], pull[..., None]), axis=-1)  # (B, L, F + 1)
+    found: Floats = factors.swapaxes(-1, -2) @ scaled
     return found
 
 

@@ -72,7 +72,7 @@ def naive_inputs(bundle: Bundle, state: Any, rows: Any) -> dict[str, Any]:
         tokens(state.session(), NOW_MS, bundle.vocabulary),
     )
     level = bundle.statics[:, PRICE_LEVEL]
-    before = history_sides(*as_batch(history), bundle.vocabulary, level)
+    before = history_sides(*as_batch(history), bundle.vocabulary, level, bundle.tastes)
     inputs: dict[str, Any] = {}
     for side, found, cap in (("history", history, HISTORY_CAP), ("session", session, SESSION_CAP)):
         more = cap - len(found.rows)
@@ -85,7 +85,9 @@ def naive_inputs(bundle: Bundle, state: Any, rows: Any) -> dict[str, Any]:
     return inputs | {
         "lengths": np.array([session.length, history.length], np.float32),
         "rows": rows.astype(np.int64),
-        "counters": numbers(state, session, before, rows, bundle.vocabulary, level, NOW_MS),
+        "counters": numbers(state, session, before, rows, bundle.vocabulary, level, NOW_MS, None, bundle.tastes)[
+            :, : bundle.manifest.config["counters"]
+        ],
         "calendar": np.array([*calendar(NOW_MS), 1], np.int64),
     }
 

@@ -92,6 +92,7 @@ class DualSequenceScorer:
         self._surfaces = {name: number for number, name in enumerate(manifest.surfaces)}
         self._task_weights = np.array([manifest.task_weights[task] for task in manifest.tasks], dtype=np.float32)
         self._prior = bundle.prior
+        self._n_numbers = int(manifest.config["counters"])
         self._price_level = bundle.statics[:, PRICE_LEVEL].copy()
         self._history = _session(bundle, HISTORY_GRAPH, threads)
         self._scorer = _session(bundle, SCORER_GRAPH, threads)
@@ -105,7 +106,7 @@ class DualSequenceScorer:
             "log_hours": found.log_hours,
         }
         keys, values = self._history.run(["keys", "values"], inputs, run_options)
-        sides = history_sides(*as_batch(found), self._vocabulary, self._price_level)
+        sides = history_sides(*as_batch(found), self._vocabulary, self._price_level, self.bundle.tastes)
         return HistoryEncoding(keys, values, found.length, sides)
 
     def score(
@@ -137,8 +138,16 @@ class DualSequenceScorer:
             "sizes": tables.sizes.take(rows),
             "item_part": tables.item_part.take(rows, axis=0),
             "counters": numbers(
-                state, found, encoding.sides, rows, self._vocabulary, self._price_level, now_ms, item_counters
-            ),
+                state,
+                found,
+                encoding.sides,
+                rows,
+                self._vocabulary,
+                self._price_level,
+                now_ms,
+                item_counters,
+                self.bundle.tastes,
+            )[:, : self._n_numbers],
             "context": tables.context(calendar(now_ms), self._surfaces.get(surface, 0)),
         }
         logits = self._scorer.run(["logits"], inputs, run_options)[0]  # (C, T)

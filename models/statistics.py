@@ -21,7 +21,8 @@ Floats = npt.NDArray[np.float32]
 FOLDS = 5
 CONTENTS = ("log_price", "price_in_subcategory", "is_free")
 assert CONTENTS[PRICE_LEVEL] == "price_in_subcategory"
-STATICS = (*CONTENTS, "log_impressions", "log_clicks", "log_carts", "log_click_ratio")
+# Inputs of the head for each candidate; the last, of models/tastes.py, is counted on other shoppers.
+STATICS = (*CONTENTS, "log_impressions", "log_clicks", "log_carts", "log_click_ratio", "worth")
 # A prior of so many expected clicks pulls an item's ratio to its subcategory's, and a subcategory's to 1.
 _PRIOR_CLICKS = 1.5
 NEIGHBOURS = 50
@@ -87,8 +88,8 @@ def contents(items: tuple[Item, ...], vocabulary: Vocabulary) -> Floats:
     return table
 
 
-def statics(counts: Counts, content: Floats, vocabulary: Vocabulary) -> Floats:
-    """(N, len(STATICS)) inputs of the head for each candidate."""
+def statics(counts: Counts, content: Floats, vocabulary: Vocabulary, worth: Floats) -> Floats:
+    """(N, len(STATICS)) inputs of the head for each candidate; `worth` is (N,)."""
     scale = counts.impressions.sum() / max(1, len(counts.impressions) - vocabulary.first_item)
     columns = (
         np.log1p(counts.impressions) - np.log1p(scale),
@@ -108,6 +109,7 @@ def statics(counts: Counts, content: Floats, vocabulary: Vocabulary) -> Floats:
         if len(members):
             table[row, len(CONTENTS) : -1] = table[members, len(CONTENTS) : -1].mean(axis=0)
             table[row, -1] = table[members, -1].mean()
+    table = np.concatenate((table, worth[:, None]), axis=1)
     table[0] = 0.0
     return np.asarray(table, dtype=np.float32)
 
@@ -117,11 +119,11 @@ def fold_of(data: Examples) -> npt.NDArray[np.int64]:
     return folds
 
 
-def statics_by_fold(data: Examples, content: Floats, vocabulary: Vocabulary) -> Floats:
+def statics_by_fold(data: Examples, content: Floats, vocabulary: Vocabulary, worth: Floats) -> Floats:
     """(FOLDS, N, len(STATICS)): fold f's table is counted without fold f's lists."""
     folds = fold_of(data)
     return np.stack(
-        [statics(count(data, vocabulary.size, folds != fold), content, vocabulary) for fold in range(FOLDS)]
+        [statics(count(data, vocabulary.size, folds != fold), content, vocabulary, worth) for fold in range(FOLDS)]
     )
 
 

@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import multiprocessing
+import pickle
 import shlex
 import sys
 import time
@@ -29,16 +30,15 @@ from torch import Tensor
 
 from models import losses
 from models.assemble import ItemKnowledge
-from models.bundle import LATEST
+from models.bundle import LATEST, Bundle
 from models.counts import CountsOverTime
 from models.dataset import Batch, Levels, Sampler, batches, counted, grouped
-from models.featurise import PRICE_LEVEL, Floats
+from models.featurise import PRICE_LEVEL, Floats, Tastes
 from models.ranker import TASKS, DualSequenceRanker, RankerConfig
 from models.release import release
 from models.statistics import (
     CONTENTS,
     STATICS,
-    click_ratio,
     contents,
     count,
     last_sessions,
@@ -46,6 +46,7 @@ from models.statistics import (
     statics,
     statics_by_fold,
 )
+from models.tastes import Array, collect_shown, fit, joined_shown
 from models.traffic import Examples, collect, joined, shop_items
 from models.vocabulary import Vocabulary, build_vocabulary
 
@@ -60,9 +61,11 @@ class Settings:
     """Everything that decides what comes out, besides the shop."""
 
     shoppers: int = 2_500
+    taste_shoppers: int = 3_000  # others, whose lists the tastes are fitted on
     days: int = 28
     seed: int = 1
     epochs: int = 2
+    steps: int = 0  # at most so many; 0 is all of the epochs
     lists_per_batch: int = 128
     learning_rate: float = 3e-3
     weight_decay: float = 0.02
@@ -85,7 +88,7 @@ class Settings:
     own_rate: float = 0.2  # their share of the learning rate: an item that is seldom seen must not jump when it is
     token_dropout: float = 0.1
     dropout: float = 0.05
-    changes: float = 0.0  # share of lists whose session begins as somebody else's: minds that change
+    changes: float = 0.3  # share of lists whose session begins as somebody else's: minds that change
     history_cap: int = 100  # newest tokens of a history that training looks at
     dim: int = 64
     history_layers: int = 2
@@ -96,16 +99,16 @@ class Settings:
 class Trainer:
     """One model, its optimiser and its data."""
 
-    def __init__(self, settings: Settings, data: Examples, vocabulary: Vocabulary, content: Floats) -> None:
+    def __init__(
+        self, settings: Settings, data: Examples, vocabulary: Vocabulary, content: Floats, tastes: Tastes, worth: Floats
+    ) -> None:
         torch.manual_seed(settings.seed)
         torch.set_num_threads(settings.threads)
         self.settings, self.data, self.vocabulary = settings, data, vocabulary
-        self.statics = torch.from_numpy(statics_by_fold(data, content, vocabulary))  # (FOLDS, N, F)
+        self.statics = torch.from_numpy(statics_by_fold(data, content, vocabulary, worth))  # (FOLDS, N, F)
         self.model = new_ranker(settings, vocabulary, torch.from_numpy(content))
         self.position_bias = torch.nn.Parameter(torch.zeros(len(TASKS), data.items.shape[1]))  # in training only
-        self.levels = Levels(vocabulary, content[:, PRICE_LEVEL])
-        self.price = torch.from_numpy(self.levels.price)
-        self.group_row = torch.from_numpy(vocabulary.group_row.astype(np.int64))
+        self.levels = Levels(vocabulary, content[:, PRICE_LEVEL], tastes)
         self.counts = CountsOverTime(data.acts, vocabulary)
         self.rng = np.random.Generator(np.random.PCG64(settings.seed))
         self.sampler = Sampler(data, vocabulary, self.rng)
@@ -113,7 +116,9 @@ class Trainer:
         held_out = set(visits[:: max(1, int(1 / VALIDATION_SHARE))].tolist())
         is_validation = np.isin(data.shopper, list(held_out))
         self.training, self.validation = np.flatnonzero(~is_validation), np.flatnonzero(is_validation)
-        self.steps = settings.epochs * (len(self.training) // settings.lists_per_batch + 1)
+        whole = settings.epochs * (len(self.training) // settings.lists_per_batch + 1)
+        self.steps = min(settings.steps, whole) if settings.steps else whole
+        self.left = self.steps
         groups = parameter_groups(self.model, settings)
         groups[-1]["params"].append(self.position_bias)
         self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
@@ -133,6 +138,9 @@ class Trainer:
             self.data, self.training, settings.lists_per_batch, self.rng, self.levels,
             settings.token_dropout, settings.history_cap, settings.changes,
         ):  # fmt: skip
+            if settings.steps and not self.left:
+                break
+            self.left -= 1
             loss = self._loss(batch)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -163,9 +171,9 @@ class Trainer:
         """(E, C, T) logits of candidates, of which the first are the shown ones."""
         shown = batch.counters.shape[1]
         of_items = torch.cat((batch.counters, counted(batch, candidates[:, shown:])), dim=1)
-        of_groups = grouped(batch, candidates, self.group_row, self.price)
+        of_groups, recent = grouped(batch, candidates, self.levels)
         over_time = torch.from_numpy(self.counts.features(batch.ts_ms, candidates.numpy())) * keep_counters
-        numbers = torch.cat((of_items, of_groups, over_time), dim=-1)
+        numbers = torch.cat((of_items, of_groups, over_time, recent), dim=-1)
         return scores(self.model, batch, candidates, table, self.statics, numbers)
 
     def _sampled(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -273,14 +281,60 @@ def gather(shop: str, settings: Settings) -> Examples:
         return joined(pool.starmap(collect, [(shop, part, settings.days, settings.seed) for part in parts]))
 
 
-def knowledge(data: Examples, content: Floats, vocabulary: Vocabulary) -> ItemKnowledge:
+def gather_shown(shop: str, settings: Settings) -> Array:
+    """What was shown to other shoppers: to half of them by the usual policies, to half by exploring ones."""
+    half = settings.taste_shoppers // 2
+    parts = [range(settings.shoppers + at, settings.shoppers + at + half) for at in (0, half)]
+    jobs = [(shop, part, settings.days, settings.seed, bool(number)) for number, part in enumerate(parts)]
+    with multiprocessing.get_context("spawn").Pool(min(len(jobs), settings.threads)) as pool:
+        return joined_shown(pool.starmap(collect_shown, jobs))
+
+
+def kept(path: Path, resume: bool, made: Callable[[], Any]) -> Any:
+    """What an earlier run has left at `path`, when it is to be resumed; else made now, and left there."""
+    if resume and path.exists():
+        return pickle.loads(path.read_bytes())
+    found = made()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(found, protocol=5))
+    return found
+
+
+def start_from(model: DualSequenceRanker, bundle: Bundle) -> None:
+    """Take over a bundle's weights. Inputs that it did not have begin without effect; its item vectors are split into
+    the parts of the cold-start chain."""
+    own = model.state_dict()
+    for name, stored in bundle.weights.items():
+        weight, given = own[name], torch.from_numpy(stored)
+        if name in ("head_counters.weight", "head_static.weight"):
+            weight.zero_()
+            weight[:, : given.shape[1]] = given
+        elif name == "gate_numbers.weight":  # lengths, counters, cosines
+            weight.zero_()
+            weight[:, : given.shape[1] - 2], weight[:, -2:] = given[:, :-2], given[:, -2:]
+        else:
+            weight.copy_(given)
+    vectors, first = torch.from_numpy(bundle.embedding), model.first_item
+    group = torch.zeros_like(own["group.weight"])
+    group[1] = vectors[1]
+    group[2 : 2 + model.config.categories] = vectors[2 : 2 + model.config.categories] - vectors[1]
+    subcategories = slice(2 + model.config.categories, first)
+    group[subcategories] = vectors[subcategories] - vectors[model.category_row[subcategories]]
+    own["group.weight"].copy_(group)
+    own["content.weight"].zero_()
+    own["own.weight"].zero_()
+    own["own.weight"][first:] = vectors[first:] - vectors[model.subcategory_row[first:]]
+
+
+def knowledge(data: Examples, content: Floats, vocabulary: Vocabulary, tastes: Tastes, worth: Floats) -> ItemKnowledge:
     """What is counted over all lists, for serving."""
     counts = count(data, vocabulary.size)
     return ItemKnowledge(
-        statics(counts, content, vocabulary),
+        statics(counts, content, vocabulary, worth),
         counts.clicks,
-        click_ratio(counts, vocabulary),
+        worth,
         neighbours(last_sessions(data), vocabulary),
+        tastes,
     )
 
 
@@ -328,6 +382,8 @@ def main(arguments: list[str] | None = None) -> Path:
     )
     parser.add_argument("--runs", type=Path, default=Path(".runs"), help="folder for metrics of runs (default .runs)")
     parser.add_argument("--version", help="name of the bundle (default: shop and date)")
+    parser.add_argument("--resume", action="store_true", help="go on with what RUNS/VERSION has of lists and tastes")
+    parser.add_argument("--start-from", type=Path, help="a bundle whose weights to begin with (default: random ones)")
     parser.add_argument("--shop", default="demo", help="package that the traffic comes from (default demo)")
     for field in fields(Settings):
         kind = type(field.default)
@@ -342,20 +398,27 @@ def main(arguments: list[str] | None = None) -> Path:
     items = shop_items(options.shop)
     vocabulary = build_vocabulary(items)
     content = contents(items, vocabulary)
+    run = options.runs / version
     with console.status(f"collecting {settings.days} days of {settings.shoppers} shoppers"):
-        data = gather(options.shop, settings)
+        data = kept(run / "lists.pickle", options.resume, lambda: gather(options.shop, settings))
     console.print(f"{len(data):,} lists, {int(data.clicked.sum()):,} clicks after {time.monotonic() - started:.0f} s")
-    trainer = Trainer(settings, data, vocabulary, content)
+    with console.status(f"fitting tastes on {settings.taste_shoppers} others"):
+        places = kept(run / "shown.pickle", options.resume, lambda: gather_shown(options.shop, settings))
+        tastes, worth = kept(
+            run / "tastes.pickle", options.resume, lambda: fit(places, data, vocabulary, content, settings.seed)
+        )
+    console.print(f"tastes of {len(places):,} places after {time.monotonic() - started:.0f} s")
+    trainer = Trainer(settings, data, vocabulary, content, tastes, worth)
+    if options.start_from:
+        start_from(trainer.model, Bundle.load(options.start_from))
     rows = train(trainer, console)
     seconds = round(time.monotonic() - started)
     training = {"command": command, "shop": options.shop, "lists": len(data), "seconds": seconds, **asdict(settings)}
     path = release(
-        options.out, version, trainer.model, vocabulary, knowledge(data, content, vocabulary),
+        options.out, version, trainer.model, vocabulary, knowledge(data, content, vocabulary, tastes, worth),
         surfaces=SURFACES, metrics=rows[-1], training=training,
     )  # fmt: skip
     (options.out / LATEST).write_text(version + "\n")
-    run = options.runs / version
-    run.mkdir(parents=True, exist_ok=True)
     (run / "metrics.json").write_text(json.dumps({"training": training, "epochs": rows}, indent=2) + "\n")
     lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
     (run / "metrics.csv").write_text("\n".join(lines) + "\n")

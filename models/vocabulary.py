@@ -73,6 +73,9 @@ class Vocabulary:
         self.category_row[self.first_item :] = 2 + category_of[of_item]
         # (size,) the group that speaks for a row: its subcategory, else its category
         self.group_row = np.where(self.subcategory_row > 0, self.subcategory_row, self.category_row)
+        # (rows before the first item, rows before the first subcategory) 1 where a group is of the category, or is it
+        groups = self.category_row[: self.first_item, None] == np.arange(self.first_subcategory)[None, :]
+        self.in_category = (groups & (np.arange(self.first_subcategory) > GLOBAL)).astype(np.float32)
 
     def row(self, token: str, describe: Describe | None = None) -> int:
         """The row of an item id, follow target or query; never PADDING."""

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.featurise import COUNTERS, FEATURE_VERSIONS, GROUPS, HISTORY_GROUP, ITEM_COUNTERS, SESSION_GROUP
+from models.featurise import (
+    COUNTERS,
+    FEATURE_VERSIONS,
+    GROUPS,
+    HISTORY_GROUP,
+    ITEM_COUNTERS,
+    RECENT_GROUP,
+    SESSION_GROUP,
+    TASTE,
+)
 from schemas.features import DEFINITIONS, LOCK, FeatureError, load, parse, read_lock, recorded_lock, registry
 from schemas.features_page import PAGE, page
 from schemas.features_row import ALL, LEVELS, ItemRow, RowError, RowKey, row_codec
@@ -50,11 +59,15 @@ def test_the_committed_files_agree() -> None:
 
 def test_models_read_the_versions_that_are_defined() -> None:
     """A bundle names versions of groups of features (models.featurise): the registry has the same."""
-    assert {one.version for one in registry().of("user_item")} == {FEATURE_VERSIONS["counters"]}
+    of_items = [one for one in registry().of("user_item") if one.name not in TASTE]
+    assert {one.version for one in of_items} == {FEATURE_VERSIONS["counters"]}
     assert {one.version for one in registry().of("context")} == {FEATURE_VERSIONS["calendar"]}
     assert {one.version for one in registry().of("user")} == {FEATURE_VERSIONS["tokens"]}
-    assert len(registry().of("user_item")) == COUNTERS
-    groups = registry().of("user_group")
+    assert len(of_items) == COUNTERS
+    assert [registry().get(name).version for name in TASTE] == [FEATURE_VERSIONS["taste"]]
+    recent = [registry().get(name) for name in RECENT_GROUP]
+    assert {one.version for one in recent} == {FEATURE_VERSIONS["recent_groups"]}
+    groups = [one for one in registry().of("user_group") if one not in recent]
     assert {one.version for one in groups} == {FEATURE_VERSIONS["groups"]}
     assert [one.name for one in groups] == [*SESSION_GROUP, *HISTORY_GROUP, "price_gap"]
     assert len(groups) == GROUPS

@@ -12,14 +12,17 @@ from models.featurise import (
     COUNTERS,
     HISTORY_GROUP,
     HOUR_MS,
+    RECENT_GROUP,
     SESSION_GROUP,
     Flags,
     Ints,
+    Tastes,
     as_batch,
     calendar,
     counters,
     history_anchor_ms,
     history_sides,
+    numbers,
     price_gap,
     session_sides,
     tokens,
@@ -172,10 +175,12 @@ def test_groups_agree_with_a_walk_over_the_tokens() -> None:
     actions = rng.integers(1, 11, (20, 12)) | rng.integers(0, 8, (20, 12)) << 4
     real = rng.random((20, 12)) < rng.random((20, 1))
     now, before = session_sides(rows, actions, real, found, level), history_sides(rows, actions, real, found, level)
-    assert now.groups.shape[2] + before.groups.shape[2] == len(SESSION_GROUP) + len(HISTORY_GROUP)
+    session = len(SESSION_GROUP)
+    assert now.groups.shape[2] == session + len(RECENT_GROUP)
+    assert before.groups.shape[2] == len(HISTORY_GROUP)
     for number in range(20):
         for group in range(2, found.first_item):
-            got = [*now.groups[number, group], *before.groups[number, group]]
+            got = [*now.groups[number, group, :session], *before.groups[number, group]]
             np.testing.assert_allclose(
                 got, naive_groups(rows[number], actions[number], real[number], found, group), rtol=1e-5
             )
@@ -184,6 +189,46 @@ def test_groups_agree_with_a_walk_over_the_tokens() -> None:
     alone = tokens(state.session(), NOW_MS, found)
     groups = session_sides(*as_batch(alone), found, level).groups[0]
     assert groups[2:, 5].sum() + (found.group_row[alone.rows] < 2).mean() == pytest.approx(1)
+
+
+def test_the_last_three_tell_that_the_mind_has_changed() -> None:
+    """Shares of a group and of its category in the last three real tokens; gaps are passed over."""
+    found = vocabulary()
+    shoes, running, cooking = (found.row(f"{sub}-0") for sub in ("running-shoes", "running", "cooking"))
+    rows = np.array([[shoes, shoes, running, cooking, shoes, cooking], [shoes, running, 0, 0, 0, 0]], np.int32)
+    real = np.array([[1, 1, 1, 1, 0, 1], [1, 1, 0, 0, 0, 0]], bool)
+    level = np.zeros(found.size, np.float32)
+    groups = session_sides(rows, np.ones((2, 6), np.int64), real, found, level).groups[..., len(SESSION_GROUP) :]
+    of = {name: found.ids.index(name) for name in ("running-shoes", "running", "cooking", "videos", "sports")}
+    shares = {"running-shoes": (0, 0), "running": (1 / 3, 1), "cooking": (2 / 3, 1), "videos": (0, 1), "sports": (0, 0)}
+    for name, wanted in shares.items():
+        np.testing.assert_allclose(groups[0, of[name]], wanted, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(groups[1, of["running-shoes"]], (0.5, 0.5))  # a session of two
+
+
+def test_a_taste_is_a_ridge_regression_on_what_was_acted_on() -> None:
+    """Contract: history and session add up to the regression on all their tokens; groups and padding say nothing."""
+    found, rng = vocabulary(), np.random.Generator(np.random.PCG64(8))
+    factors = rng.standard_normal((found.size, 3)).astype(np.float32)
+    factors[: found.first_item] = 0
+    tastes = Tastes(
+        factors, rng.random(found.size, np.float32), rng.random(128, np.float32), rng.random(128, np.float32)
+    )
+    state, level = list(sample_states(found, 12))[-1], np.zeros(found.size, np.float32)
+    session, history = tokens(state.session(), NOW_MS, found), tokens(state.history(), NOW_MS, found)
+    rows = np.arange(1, found.size, dtype=np.int32)
+    before = history_sides(*as_batch(history), found, level, tastes)
+    got = numbers(state, session, before, rows, found, level, NOW_MS, None, tastes)[:, -1]
+    gram, pulls = np.eye(3), np.zeros(3)
+    for row, action in [*zip(session.rows, session.actions), *zip(history.rows, history.actions)]:
+        gram += tastes.weight[action] * np.outer(factors[row], factors[row])
+        pulls += (tastes.pull[action] - tastes.weight[action] * tastes.quality[row]) * factors[row]
+    np.testing.assert_allclose(got, factors[rows] @ np.linalg.solve(gram, pulls), rtol=1e-3, atol=1e-5)
+    assert not numbers(state, session, None, rows, found, level, NOW_MS)[:, -1].any()  # a bundle without tastes
+    nobody = numbers(
+        UserState(), tokens(UserState().session(), NOW_MS, found), None, rows, found, level, NOW_MS, None, tastes
+    )
+    assert not nobody[:, -1].any()
 
 
 def test_the_price_gap_is_to_the_mean_of_what_was_acted_on() -> None:

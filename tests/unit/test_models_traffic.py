@@ -94,10 +94,11 @@ def test_ratio_of_an_item_nobody_saw_is_its_groups(vocabulary: Vocabulary, data:
 
 def test_a_fold_does_not_see_its_own_lists(vocabulary: Vocabulary, data: Examples) -> None:
     content = contents(shop_items("demo"), vocabulary)
-    by_fold = statics_by_fold(data, content, vocabulary)
+    worth = np.random.Generator(np.random.PCG64(1)).random(vocabulary.size, np.float32)
+    by_fold = statics_by_fold(data, content, vocabulary, worth)
     for fold in range(FOLDS):
         others = count(data, vocabulary.size, data.shopper % FOLDS != fold)
-        np.testing.assert_array_equal(by_fold[fold], statics(others, content, vocabulary))
+        np.testing.assert_array_equal(by_fold[fold], statics(others, content, vocabulary, worth))
     assert np.isfinite(by_fold).all()
 
 

@@ -20,6 +20,7 @@ from models.dataset import Batch, Levels, batches, changed, counted, grouped, pa
 from models.featurise import (  # noqa: E402
     COUNTERS,
     GROUPS,
+    Tastes,
     as_batch,
     counters,
     history_sides,
@@ -126,6 +127,9 @@ def test_what_is_counted_for_samples_is_what_featurise_counts() -> None:
     vocabulary = Bundle.load(TINY).vocabulary
     rng = np.random.Generator(np.random.PCG64(4))
     level = rng.standard_normal(vocabulary.size).astype(np.float32)
+    items = np.arange(vocabulary.size) >= vocabulary.first_item
+    columns = rng.random((vocabulary.size, 3)) * items[:, None], rng.random(vocabulary.size), *rng.random((2, 128))
+    tastes = Tastes(*(column.astype(np.float32) for column in columns))
     for state in sample_states(vocabulary, 12, seed=4):
         state.nibbles[:] = bytes(len(state.nibbles))
         state.tail.counter_overflow.clear()
@@ -142,19 +146,22 @@ def test_what_is_counted_for_samples_is_what_featurise_counts() -> None:
             for one in (history, session)
         ]
         rows = np.arange(vocabulary.first_item, vocabulary.size, dtype=np.int32)
-        now = session_sides(*as_batch(session), vocabulary, level)
-        before = history_sides(*as_batch(history), vocabulary, level)
-        groups = torch.from_numpy(np.concatenate((now.groups, before.groups), axis=-1))
-        prices = torch.from_numpy(now.prices + before.prices)
+        now = session_sides(*as_batch(session), vocabulary, level, tastes)
+        before = history_sides(*as_batch(history), vocabulary, level, tastes)
+        both = (
+            np.concatenate((now.groups, before.groups), axis=-1),
+            now.prices + before.prices,
+            now.tastes + before.tastes,
+        )
         rest = [None] * 7
-        batch = Batch(*sides, torch.zeros(1, dtype=torch.int64), *rest, groups, prices, None)  # type: ignore[arg-type]
+        batch = Batch(*sides, torch.zeros(1, dtype=torch.int64), *rest, *map(torch.from_numpy, both), None)  # type: ignore[arg-type]
         chosen = torch.from_numpy(rows.astype(np.int64))[None]
         got = counted(batch, chosen)[0]
         np.testing.assert_allclose(got.numpy(), counters(state, rows, vocabulary, NOW_MS), rtol=1e-4, atol=1e-5)
-        group_row = torch.from_numpy(vocabulary.group_row.astype(np.int64))
-        of_groups = grouped(batch, chosen, group_row, torch.from_numpy(level))[0]
-        served = numbers(state, session, before, rows, vocabulary, level, NOW_MS)
-        np.testing.assert_allclose(of_groups.numpy(), served[:, COUNTERS : COUNTERS + GROUPS], rtol=1e-4, atol=1e-5)
+        of_groups, recent = (one[0].numpy() for one in grouped(batch, chosen, Levels(vocabulary, level, tastes)))
+        served = numbers(state, session, before, rows, vocabulary, level, NOW_MS, None, tastes)
+        np.testing.assert_allclose(of_groups, served[:, COUNTERS : COUNTERS + GROUPS], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(recent, served[:, -recent.shape[1] :], rtol=1e-3, atol=1e-4)
 
 
 def test_padding_does_not_change_a_score() -> None:
