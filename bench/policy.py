@@ -109,7 +109,7 @@ def main() -> None:
         )
         for n, one in enumerate(ids)
     }
-    counted = dict(zip(ids, rng.poisson((5.0, 100.0), (len(ids), 2)).astype(float)))
+    counted, rows = rng.poisson((5.0, 100.0), (len(ids), 2)).astype(float), {one: row for row, one in enumerate(ids)}
     previous = rng.permutation(ids)[:PLACES].tolist()
     took: dict[str, list[float]] = {name: [] for name in POLICIES}
     for _ in range(ROUNDS):
@@ -119,7 +119,7 @@ def main() -> None:
                 world = World(
                     catalogue=catalogue,
                     policy=policy,
-                    exposures=lambda asked: np.array([counted[one] for one in asked]),
+                    exposures=lambda asked: counted[[rows[one] for one in asked]],
                     previous=previous,
                     seed=seed,
                     tables=tables,

@@ -42,9 +42,8 @@ def random_case(rng: np.random.Generator) -> tuple[Policy, Pool, int]:
     vectors = rng.normal(size=(n, 3))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     posteriors = np.column_stack((rng.uniform(1, 30, n), rng.uniform(1, 200, n)))
-    pool = Pool(
-        rng.normal(size=n), {"category": rng.integers(-1, 3, n)}, vectors @ vectors.T, posteriors, pinned=pinned
-    )
+    likeness = (vectors @ vectors.T).__getitem__
+    pool = Pool(rng.normal(size=n), {"category": rng.integers(-1, 3, n)}, likeness, posteriors, pinned=pinned)
     return policy, pool, k
 
 
@@ -89,7 +88,8 @@ def sampled(policy: Policy, pool: Pool, k: int, rng: np.random.Generator) -> np.
         if isinstance(policy.diversity, Mmr):
             gains = policy.diversity.relevance * np.broadcast_to(relevance, (SLATES, n))
             if place > 1:
-                nearest = pool.likeness[above].max(axis=1)  # type: ignore[index]
+                table = np.stack([pool.likeness(one) for one in range(n)])  # type: ignore[misc]
+                nearest = table[above].max(axis=1)
                 gains = gains - (1 - policy.diversity.relevance) * nearest
         open_ = free.copy()
         for cap in policy.caps:

@@ -9,7 +9,7 @@ import pytest
 
 from schemas.decision import EXPLOIT
 from schemas.policy import Cap, Dpp, Mmr, Pinned, Policy, Sponsored, Stability
-from udfs.logic.diversity import ALIKE, likeness_of_groups, likeness_of_vectors, scaled
+from udfs.logic.diversity import ALIKE, Likeness, likeness_of_groups, likeness_of_vectors, scaled
 from udfs.logic.exploration import BetaTables
 from udfs.logic.slots import HELD, PINNED, SPONSORED, Filled, Pool, fill, given_up
 
@@ -28,31 +28,42 @@ def vectors(seed: int, n: int = 30, d: int = 8) -> Any:
     return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
 
 
+def table(likeness: Likeness, n: int) -> Any:
+    """(n, n)"""
+    return np.stack([likeness(place) for place in range(n)])
+
+
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("relevance", [0.0, 0.3, 0.9])
 def test_mmr_is_its_definition(seed: int, relevance: float) -> None:
-    scores, likeness = np.random.default_rng(seed).normal(size=30), likeness_of_vectors(vectors(seed))
+    scores, likeness = np.random.default_rng(seed).normal(size=30), table(likeness_of_vectors(vectors(seed)), 30)
     wanted = relevance * (scores - scores.min()) / (scores.max() - scores.min())
     list_: list[int] = []
     for _ in range(10):
         left = [n for n in range(30) if n not in list_]
         gain = {n: wanted[n] - (1 - relevance) * max((likeness[n][m] for m in list_), default=0.0) for n in left}
         list_.append(max(left, key=gain.__getitem__))
-    assert filled(policy(diversity=Mmr(relevance=relevance)), Pool(scores, likeness=likeness), 10).candidates == list_
+    assert (
+        filled(policy(diversity=Mmr(relevance=relevance)), Pool(scores, likeness=likeness.__getitem__), 10).candidates
+        == list_
+    )
 
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("relevance", [0.2, 2.0])
 def test_dpp_takes_the_largest_determinant(seed: int, relevance: float) -> None:
     """Contract: incremental Cholesky finds what determinants of the whole kernel would."""
-    scores, likeness = np.random.default_rng(seed).normal(size=20), likeness_of_vectors(vectors(seed, 20))
+    scores, likeness = np.random.default_rng(seed).normal(size=20), table(likeness_of_vectors(vectors(seed, 20)), 20)
     quality = np.exp(relevance * (scaled(scores) - 1))
     kernel = quality[:, None] * quality * likeness
     list_: list[int] = []
     for _ in range(6):
         left = [n for n in range(20) if n not in list_]
         list_.append(max(left, key=lambda n: np.linalg.slogdet(kernel[np.ix_([*list_, n], [*list_, n])])[1]))
-    assert filled(policy(diversity=Dpp(relevance=relevance)), Pool(scores, likeness=likeness), 6).candidates == list_
+    assert (
+        filled(policy(diversity=Dpp(relevance=relevance)), Pool(scores, likeness=likeness.__getitem__), 6).candidates
+        == list_
+    )
 
 
 def test_a_dpp_that_has_spanned_everything_goes_on_by_score() -> None:
@@ -80,7 +91,7 @@ def test_a_score_that_is_no_number_does_not_stretch_the_scale() -> None:
 
 
 def test_groups_are_alike_within() -> None:
-    assert likeness_of_groups(np.array([0, 0, -1, -1])).tolist() == [
+    assert table(likeness_of_groups(np.array([0, 0, -1, -1])), 4).tolist() == [
         [1, ALIKE, 0, 0],
         [ALIKE, 1, 0, 0],
         [0, 0, 1, 0],

@@ -1,10 +1,13 @@
 """Diversity: what each candidate is worth next, given what stands above. Vectorised: one step is a few operations over n.
 
-`gains()` is to be maximised over the candidates still free; `take` says which one came to stand there.
+`gains()` is to be maximised over the candidates still free; `take` says which one came to stand there. Only of those is it asked
+how alike the others are: 50 rows of likeness cost less than all 200.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +17,7 @@ from schemas.policy import Dpp, Mmr
 
 Array = npt.NDArray[Any]  # of floats; likeness in half the room where it comes from vectors
 Codes = npt.NDArray[np.int64]
+Likeness = Callable[[int], Array]  # (n,) how alike all candidates are to this one, itself 1
 
 ALIKE = 0.9  # likeness of two items of one subcategory, where subcategories are what is compared
 _NOT_A_SCORE = -1e29  # what ranks at the bottom because its score is no number must not stretch the scale
@@ -42,9 +46,9 @@ class ByScore:
 
 
 class ByMmr:
-    def __init__(self, relevance: float, scores: Array, likeness: Array) -> None:
+    def __init__(self, relevance: float, scores: Array, likeness: Likeness) -> None:
         self._wanted = relevance * scaled(scores)
-        self._costs = (1 - relevance) * likeness
+        self._price, self._likeness = 1 - relevance, likeness
         self._nearest: Array | None = None  # the likeness to the only one above may be negative
 
     def gains(self) -> Array:
@@ -54,20 +58,20 @@ class ByMmr:
         return gains
 
     def take(self, place: int) -> None:
+        costs = self._price * self._likeness(place)
         if self._nearest is None:
-            self._nearest = self._costs[place].copy()
+            self._nearest = costs
         else:
-            np.maximum(self._nearest, self._costs[place], out=self._nearest)
+            np.maximum(self._nearest, costs, out=self._nearest)
 
 
 class ByDpp:
     """Greedy MAP of a DPP by incremental Cholesky: the kernel is q_i q_j likeness_ij, and `_left` its remaining diagonal."""
 
-    def __init__(self, relevance: float, scores: Array, likeness: Array, most: int) -> None:
+    def __init__(self, relevance: float, scores: Array, likeness: Likeness, most: int) -> None:
         between = scaled(scores)
-        quality = np.exp(relevance * (between - 1))
-        self._kernel = quality[:, None] * quality * likeness
-        self._left: Array = self._kernel.diagonal() + _SPENT * between  # what is spanned already comes last, by score
+        self._quality, self._likeness = np.exp(relevance * (between - 1)), likeness
+        self._left: Array = self._quality**2 + _SPENT * between  # what is spanned already comes last, by score
         self._rows = np.zeros((most, len(scores)))
         self._count = 0
 
@@ -79,15 +83,15 @@ class ByDpp:
         if left <= 2 * _SPENT or self._count == len(self._rows):
             return
         above = self._rows[: self._count]
-        row = self._kernel[place] - above[:, place] @ above
-        row /= np.sqrt(left)
+        row: Array = self._quality[place] * self._quality * self._likeness(place) - above[:, place] @ above
+        row /= math.sqrt(left)
         self._rows[self._count] = row
         self._count += 1
         self._left -= row * row
 
 
-def worth(method: Mmr | Dpp | None, scores: Array, likeness: Array | None, most: int) -> Worth:
-    """`likeness` (n, n) is needed where there is a method; `most` are the places to fill."""
+def worth(method: Mmr | Dpp | None, scores: Array, likeness: Likeness | None, most: int) -> Worth:
+    """`likeness` is needed where there is a method; `most` are the places to fill."""
     if method is None or likeness is None:
         return ByScore(scores)
     if isinstance(method, Mmr):
@@ -95,20 +99,28 @@ def worth(method: Mmr | Dpp | None, scores: Array, likeness: Array | None, most:
     return ByDpp(method.relevance, scores, likeness, most)
 
 
-def likeness_of_vectors(vectors: npt.NDArray[np.float32]) -> Array:
-    """(n, n) cosines; a vector of zeros is like nothing but itself."""
+def likeness_of_vectors(vectors: npt.NDArray[np.float32]) -> Likeness:
+    """Cosines; a vector of zeros is like nothing but itself."""
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
-    unit = vectors / np.where(lengths > 0, lengths, 1)[:, None]
-    cosines: Array = unit @ unit.T
-    np.fill_diagonal(cosines, 1.0)
-    return cosines
+    unit = vectors / np.where(lengths > 0, lengths, 1)[:, None]  # (n, d)
+
+    def to(place: int) -> Array:
+        cosines: Array = unit @ unit[place]
+        cosines[place] = 1.0
+        return cosines
+
+    return to
 
 
-def likeness_of_groups(codes: Codes) -> Array:
-    """(n, n) ALIKE within a group, 0 between groups; a code below 0 is no group."""
-    alike: Array = ALIKE * ((codes[:, None] == codes) & (codes >= 0))
-    np.fill_diagonal(alike, 1.0)
-    return alike
+def likeness_of_groups(codes: Codes) -> Likeness:
+    """ALIKE within a group, 0 between groups; a code below 0 is no group."""
+
+    def to(place: int) -> Array:
+        alike: Array = ALIKE * ((codes == codes[place]) & (codes >= 0))
+        alike[place] = 1.0
+        return alike
+
+    return to
 
 
 def scaled(scores: Array) -> Array:

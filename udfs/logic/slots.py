@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from schemas.decision import EXPLOIT
 from schemas.policy import Cap, Explore, Pinned, Policy, Sponsored, Stability
-from udfs.logic.diversity import Worth, worth
+from udfs.logic.diversity import Likeness, Worth, worth
 from udfs.logic.exploration import BetaTables, chances, draw, uniforms
 
 Array = npt.NDArray[np.float64]
@@ -33,7 +33,7 @@ class Pool:
 
     scores: Array
     groups: dict[str, Codes] = field(default_factory=dict)  # by Cap.by; below 0: in no group
-    likeness: Array | None = None  # (n, n), for diversity
+    likeness: Likeness | None = None  # for diversity
     posteriors: Array | None = None  # (n, 2) α and β, for exploration
     linear: Array | None = None  # (n, 2) mean and width, for linucb
     pinned: dict[int, int] = field(default_factory=dict)  # place, from 1 -> candidate
@@ -99,7 +99,7 @@ class _Filling:
             self._take(place, pool.pinned[place], PINNED, 1.0)
             return
         gains = self._worth.gains() + self._shut
-        best = int(np.argmax(gains))
+        best = int(gains.argmax())
         if gains[best] == -np.inf:
             return
         if isinstance(slot, Explore):
