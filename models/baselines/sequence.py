@@ -21,7 +21,6 @@ from models.evaluation.ranks import ranks_in_rows, reciprocal
 from models.evaluation.session_files import Ints, Prefixes, Sessions, held_out, prefixes
 
 CAP = 50  # newest events of a session that a model reads
-_OWN = 8.0  # what the session's own items weigh at first: their logits stand clear of those of random vectors
 _FADING = 0.5  # what is left of that a place further back
 _CHOOSING = 0.5  # share of the time by which the number of epochs is chosen
 
@@ -46,17 +45,17 @@ class SequenceNet(nn.Module):
     """Item vectors around an encoder (B, L, D) -> (B, L, D) that looks back only. Code n_items is padding.
 
     The session's own items reach the output past the encoder too, the older the less: people come back to what they
-    just saw, and of an item that training saw twice the encoder cannot have learnt so. What they weigh is fixed:
+    just saw, and of an item that training saw twice the encoder cannot have learnt so. What they weigh, `own`, is fixed:
     where it was learnt, it faded faster with every epoch.
     """
 
-    def __init__(self, n_items: int, settings: SequenceSettings, encoder: nn.Module) -> None:
+    def __init__(self, n_items: int, own: float, settings: SequenceSettings, encoder: nn.Module) -> None:
         super().__init__()
         # Sparse: a step touches some thousands of a shop's items, and pays for those alone.
         self.items = nn.Embedding(n_items + 1, settings.dim, padding_idx=n_items, sparse=True)
         self.bias = nn.Embedding(n_items + 1, 1, sparse=True)
         self.dropout = nn.Dropout(settings.item_dropout)
-        self.encoder = encoder
+        self.encoder, self.own = encoder, own
         nn.init.normal_(self.items.weight, std=settings.dim**-0.5)
         nn.init.zeros_(self.bias.weight)
 
@@ -64,7 +63,7 @@ class SequenceNet(nn.Module):
         length = vectors.shape[1]
         back = torch.arange(length)[:, None] - torch.arange(length)
         weights = torch.where(back >= 0, _FADING ** back.clamp(min=0), 0.0)  # (L, L)
-        return self.encoder(self.dropout(vectors)) + _OWN * (weights @ vectors)
+        return self.encoder(self.dropout(vectors)) + self.own * (weights @ vectors)
 
 
 class SequenceModel:
@@ -104,7 +103,7 @@ class SequenceModel:
         settings = self.settings
         torch.manual_seed(self.seed)
         rng = np.random.default_rng(self.seed)
-        self._net = SequenceNet(training.n_items, settings, self.make(settings))
+        self._net = SequenceNet(training.n_items, own_weight(training), settings, self.make(settings))
         counts = np.bincount(training.items, minlength=training.n_items)
         sampling = torch.from_numpy(counts.astype(np.float32) ** settings.sample_power * (counts > 0))
         log_q = torch.log(sampling / sampling.sum() * settings.negatives + 1e-12)
@@ -166,6 +165,14 @@ class SequenceModel:
         vectors, bias = self._net.items.weight[:-1], self._net.bias.weight[:-1, 0]
         parts = [self.states(asked.part(slice(at, at + 512))) @ vectors.T + bias for at in range(0, len(asked), 512)]
         return np.concatenate([part.numpy() for part in parts])
+
+
+def own_weight(training: Sessions) -> float:
+    """The logit at which an own item among N others at 0 has the share of next events that go back to one in training."""
+    session = np.repeat(np.arange(len(training)), training.lengths)
+    back = len(session) - len(np.unique(session * training.n_items + training.items))
+    others = max(1, len(session) - len(training) - back)
+    return max(0.0, float(np.log(max(back, 1e-9) / others * training.n_items)))
 
 
 def pieces(sessions: Sessions) -> Ints:

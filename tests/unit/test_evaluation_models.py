@@ -126,6 +126,15 @@ def test_sequence_models_find_what_comes_next(name: str) -> None:
     np.testing.assert_allclose(model.score(asked.part(slice(3, 4)))[0], scores[3], atol=1e-3)
 
 
+def test_own_items_weigh_what_training_says() -> None:
+    """Contract: nothing where nobody comes back; else the softmax among N items gives them the share that came back."""
+    pytest.importorskip("torch", reason="needs the extra `train`")
+    from models.baselines.sequence import own_weight
+
+    assert own_weight(sessions([[0, 1], [1, 2]], 3)) == 0.0
+    assert own_weight(sessions([[0, 0], [1, 2], [3, 4, 3]], 50)) == pytest.approx(np.log(50 * 2 / 2))
+
+
 def test_a_model_is_not_shown_what_comes_later() -> None:
     """Contract: the scores of a prefix stay when everything after it changes."""
     training = cycles(60, 0)
