@@ -39,8 +39,7 @@ _COMMIT_LIMIT_S = 60
 
 
 class Load(msgspec.Struct, frozen=True):
-    """`warm_up` of the events are not measured; of `items` `filled` are counted before; `round_s` cuts off a round that takes
-    longer."""
+    """`warm_up` of the events are not measured; `filled` of the items are counted before; `round_s` cuts off a longer round."""
 
     events: int
     warm_up: int

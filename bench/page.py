@@ -242,7 +242,7 @@ def _items(found: Items) -> list[str]:
     few = [run[0] for run in found.runs]
     text = [
         "CPU per event of all Flink processes of the job item-aggregates, items drawn by Zipf from few and from many. The state is",
-        "that of the last checkpoint, all keys and timers, compressed, by the items that were counted before.\n",
+        "that of the last checkpoint, with all keys and timers.\n",
         *_table(
             ("items", "CPU µs/event", "against the fewest", "state, MB"),
             (
