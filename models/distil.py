@@ -32,12 +32,13 @@ from models.bundle import INDEX, TOWERS, Bundle, BundleError, packed, read_manif
 from models.featurise import (
     ACTION_CODES,
     COUNTERS,
-    GROUPS,
+    GROUP_COLUMNS,
     PRICE_LEVEL,
     Floats,
     Tokens,
     acted_on,
     as_batch,
+    group_columns,
     history_anchor_ms,
     history_sides,
     price_gap,
@@ -79,7 +80,7 @@ class Sample(NamedTuple):
     session: tuple[Tensor, Tensor, Tensor]  # rows, actions, log_hours (M, L)
     history: tuple[Tensor, Tensor, Tensor]
     lengths: Tensor  # (M, 2)
-    groups: Tensor  # (M, G, 11)
+    groups: Tensor  # (M, G, GROUP_COLUMNS)
     gaps: Tensor  # (M, S)
     own: Tensor  # (M, S, COUNTERS)
     scores: Tensor  # (M, S)
@@ -106,7 +107,7 @@ class Net(nn.Module):
             "user_in": (2 * r + 2, settings.hidden),
             "user_bias": (settings.hidden,),
             "user_out": (settings.hidden, 2 * r),
-            "group_in": (GROUPS - 1, 16),
+            "group_in": (GROUP_COLUMNS, 16),
             "group_bias": (16,),
             "group_out": (16,),
             "gap": (1,),
@@ -189,7 +190,7 @@ def _inputs(state: UserState, now_ms: int, bundle: Bundle, rows: Rows, level: Fl
         session_sides(*as_batch(session), vocabulary, level),
         history_sides(*as_batch(history), vocabulary, level),
     )
-    groups = np.concatenate((now.groups[0], before.groups[0]), axis=1)
+    groups = group_columns(now, before)
     own_rows, counted = acted_on(state, vocabulary, now_ms)
     own = np.zeros((len(rows), COUNTERS), np.float32)
     places = np.searchsorted(rows, own_rows).clip(max=len(rows) - 1)

@@ -46,6 +46,7 @@ HISTORY_GROUP = ("group_history", "group_history_share", "group_history_named")
 GROUPS = len(SESSION_GROUP) + len(HISTORY_GROUP) + 1  # and price_gap
 RECENT_GROUP = ("group_last_3", "category_last_3")  # of the session's last tokens: has the mind changed?
 TASTE = ("taste",)
+GROUP_COLUMNS = len(SESSION_GROUP) + len(HISTORY_GROUP) + len(RECENT_GROUP)
 # Of the registry's item features, what the head reads, as logarithms: ratios, which do not grow with a shop's traffic.
 ITEM_COUNTERS = ("lift_2h", "lift_28d", "subcategory_trend")
 PRICE_LEVEL = 1  # column of a bundle's statics: log price within the subcategory, in standard deviations
@@ -258,6 +259,12 @@ def ordered(of_groups: Floats, prices: Floats) -> tuple[Floats, Floats]:
     session, end = len(SESSION_GROUP), len(SESSION_GROUP) + len(RECENT_GROUP)
     first = np.concatenate((of_groups[..., :session], of_groups[..., end:], prices[..., None]), axis=-1)
     return first, of_groups[..., session:end]
+
+
+def group_columns(session: Sides, history: Sides) -> Floats:
+    """(G, GROUP_COLUMNS) of one user's groups: SESSION_GROUP, HISTORY_GROUP, RECENT_GROUP. New ones come last."""
+    now, end = session.groups[0], len(SESSION_GROUP)
+    return np.concatenate((now[:, :end], history.groups[0], now[:, end:]), axis=1)
 
 
 def liking(sums: Floats, factors: Floats) -> Floats:

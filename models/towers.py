@@ -27,6 +27,7 @@ from models.featurise import (
     Tokens,
     acted_on,
     as_batch,
+    group_columns,
     history_anchor_ms,
     history_sides,
     price_gap,
@@ -96,7 +97,7 @@ class Towers:
         one = np.ones(1, np.float32)
         sides = session_sides(*as_batch(found), self._vocabulary, self._price_level)
         weights = self._weights
-        of_groups = np.concatenate((sides.groups[0], past.sides.groups[0]), axis=1)  # (G, 11)
+        of_groups = group_columns(sides, past.sides)[:, : len(weights["group_in"])]  # as many as there were in training
         hidden = np.maximum(of_groups @ weights["group_in"] + weights["group_bias"], 0)
         own_rows, own = acted_on(state, self._vocabulary, now_ms)
         return User(

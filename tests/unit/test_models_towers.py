@@ -14,10 +14,11 @@ from models.bundle import TOWERS, Bundle, BundleError, packed, read_manifest, wr
 from models.featurise import (
     ACTION_CODES,
     COUNTERS,
-    GROUPS,
+    GROUP_COLUMNS,
     PRICE_LEVEL,
     as_batch,
     counters,
+    group_columns,
     history_anchor_ms,
     history_sides,
     price_gap,
@@ -46,7 +47,7 @@ def tower_weights(seed: int = 1) -> dict[str, Any]:
     sizes: dict[str, tuple[int, ...]] = {
         "item_linear": (z, out), "item_in": (z, HIDDEN), "item_bias": (HIDDEN,), "item_out": (HIDDEN, out),
         "user_linear": (2 * R + 2, 2 * R), "user_in": (2 * R + 2, HIDDEN), "user_bias": (HIDDEN,),
-        "user_out": (HIDDEN, 2 * R), "tokens": (dim, R), "group_in": (GROUPS - 1, 3), "group_bias": (3,),
+        "user_out": (HIDDEN, 2 * R), "tokens": (dim, R), "group_in": (GROUP_COLUMNS, 3), "group_bias": (3,),
         "group_out": (3,), "gap": (1,), "own": (COUNTERS,), "session_action": (ACTION_CODES,),
         "history_action": (ACTION_CODES,), "session_decay": (1,), "history_decay": (1,),
     }  # fmt: skip
@@ -90,7 +91,7 @@ def naive_light(state: UserState, row: int) -> float:
     item = z @ w["item_linear"] + np.maximum(z @ w["item_in"] + w["item_bias"], 0) @ w["item_out"]
     now = session_sides(*as_batch(session), vocabulary, level)
     before = history_sides(*as_batch(history), vocabulary, level)
-    group = np.concatenate((now.groups[0], before.groups[0]), axis=1)[vocabulary.group_row[row]]
+    group = group_columns(now, before)[vocabulary.group_row[row]]
     said = np.maximum(group @ w["group_in"] + w["group_bias"], 0) @ w["group_out"]
     gap = w["gap"][0] * price_gap(now.prices[0] + before.prices[0], level[[row]])[0]
     own = counters(state, np.array([row], np.int32), vocabulary, NOW_MS)[0] @ w["own"]
