@@ -74,8 +74,9 @@ class MadeUp:
         self._bundle = BundleStore("", 16).current
         self.version, self.name = "made-up", "made-up"
         self.item_ids, self.seen_hashes = self._bundle.item_ids, self._bundle.seen_hashes
-        self.rows, self.is_item, self.vectors = self._bundle.rows, self._bundle.is_item, self._bundle.vectors
-        self._candidates, self._sources = self._bundle.retrieve(self.state(), CANDIDATES)
+        self.rows, self.level, self.vectors = self._bundle.rows, self._bundle.level, self._bundle.vectors
+        self.has_light = False
+        self._found = self._bundle.retrieve(self.state(), CANDIDATES, NOW_MS, lambda _stage: None)
         self._scores = np.random.default_rng(1).normal(size=len(self.item_ids)).astype(np.float32)
 
     def state(self) -> UserState:
@@ -87,8 +88,8 @@ class MadeUp:
             apply_event(state, click, Position(0, number, at_ms))
         return state
 
-    def retrieve(self, _state: object, _limit: int) -> object:
-        return self._candidates, self._sources
+    def retrieve(self, *_: object) -> object:
+        return self._found
 
     def score(self, _state: object, _history: object, rows: object, *_: object) -> object:
         return self._scores[rows]

@@ -7,6 +7,8 @@
     weights.npz         all other weights by name: for the tables made at load, and for the oracle
     history.onnx        history -> keys and values
     scorer.onnx         session and candidates -> logits
+    towers.npz          may be there: recall and pre-ranking distilled from the ranker (models/towers.py)
+    index.faiss         may be there: the towers' vectors of a large catalogue, to be searched (models/nearest.py)
 
 A bundle that was only counted (`ranker: popularity` or `covisitation`) has the first four files, with an embedding of width 0.
 """
@@ -32,12 +34,14 @@ FORMAT = 1
 MANIFEST, LATEST = "manifest.json", "LATEST"
 VOCABULARY, ITEMS, RETRIEVAL, WEIGHTS = "vocabulary.msgpack", "items.npz", "retrieval.npz", "weights.npz"
 HISTORY_GRAPH, SCORER_GRAPH = "history.onnx", "scorer.onnx"
+TOWERS, INDEX = "towers.npz", "index.faiss"
 DUAL_SEQUENCE, POPULARITY, COVISITATION = "dual_sequence", "popularity", "covisitation"
 _FILES = {
     POPULARITY: (VOCABULARY, ITEMS, RETRIEVAL),
     COVISITATION: (VOCABULARY, ITEMS, RETRIEVAL),
     DUAL_SEQUENCE: (VOCABULARY, ITEMS, RETRIEVAL, WEIGHTS, HISTORY_GRAPH, SCORER_GRAPH),
 }
+_OPTIONAL = {DUAL_SEQUENCE: {TOWERS, INDEX}}
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Array = npt.NDArray[Any]
@@ -79,6 +83,8 @@ class Bundle:
     popular_in_group: Array  # (rows before the first item, Q) int32, best first, PADDING where there are fewer
     weights: Mapping[str, Array]
     graphs: Mapping[str, bytes]
+    towers: Mapping[str, Array]  # none: candidates come from the tables alone, and nothing is pre-ranked
+    index: bytes = b""  # none: the catalogue is searched whole
 
     @property
     def version(self) -> str:
@@ -102,7 +108,6 @@ class Bundle:
         try:
             vocabulary = decode_vocabulary(blobs[VOCABULARY])
             items, retrieval = _arrays(blobs[ITEMS]), _arrays(blobs[RETRIEVAL])
-            weights = _arrays(blobs[WEIGHTS]) if WEIGHTS in blobs else {}
             bundle = cls(
                 folder,
                 manifest,
@@ -113,8 +118,10 @@ class Bundle:
                 retrieval["neighbours"].astype(np.int32),
                 retrieval["popular"].astype(np.int32),
                 retrieval["popular_in_group"].astype(np.int32),
-                {name: array.astype(np.float32) for name, array in weights.items()},
+                _float32(blobs, WEIGHTS),
                 {name: blobs[name] for name in (HISTORY_GRAPH, SCORER_GRAPH) if name in blobs},
+                _float32(blobs, TOWERS),
+                blobs.get(INDEX, b""),
             )
         except (KeyError, ValueError, OSError, EOFError, msgspec.DecodeError) as error:
             raise BundleError(f"bundle {folder} cannot be read: {error}") from error
@@ -140,7 +147,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"bundle {folder} has the version {manifest.version!r}, which cannot name a folder")
     if manifest.ranker not in _FILES:
         raise BundleError(f"bundle {folder} has the ranker {manifest.ranker!r}; known: {', '.join(_FILES)}")
-    if set(manifest.files) != set(_FILES[manifest.ranker]):
+    if set(manifest.files) - _OPTIONAL.get(manifest.ranker, set()) != set(_FILES[manifest.ranker]):
         raise BundleError(
             f"bundle {folder} names the files {sorted(manifest.files)}; expected {sorted(_FILES[manifest.ranker])}"
         )
@@ -194,6 +201,11 @@ def _read_checked(folder: Path, name: str, digest: str) -> bytes:
 def _arrays(blob: bytes) -> dict[str, Array]:
     with np.load(io.BytesIO(blob), allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
+
+
+def _float32(blobs: Mapping[str, bytes], name: str) -> dict[str, Array]:
+    """Arrays of a file; none where the bundle does not have it."""
+    return {key: array.astype(np.float32) for key, array in _arrays(blobs[name]).items()} if name in blobs else {}
 
 
 def _check_shapes(bundle: Bundle) -> None:

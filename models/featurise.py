@@ -116,6 +116,17 @@ def counters(state: UserState, rows: Rows, vocabulary: Vocabulary, now_ms: int) 
     Only of items that have a row of their own: a row that stands in for many has no counter.
     """
     found = np.zeros((len(rows), COUNTERS), dtype=np.float32)
+    own_rows, own = acted_on(state, vocabulary, now_ms)
+    if not len(own_rows):
+        return found
+    places = np.minimum(np.searchsorted(own_rows, rows), len(own_rows) - 1)
+    hits = np.flatnonzero(own_rows[places] == rows)
+    found[hits] = own[places[hits]]
+    return found
+
+
+def acted_on(state: UserState, vocabulary: Vocabulary, now_ms: int) -> tuple[Rows, Floats]:
+    """(A,) rows of the items this user acted on, ascending, and (A, COUNTERS) what `counters` says of them."""
     pairs = np.frombuffer(bytes(state.nibbles), dtype=np.uint8).reshape(-1, 2)
     in_session = np.bincount(np.frombuffer(state.session_slots, dtype=np.uint8), minlength=len(pairs))
     slots = np.flatnonzero(pairs.any(axis=1) | (in_session > 0))
@@ -123,8 +134,6 @@ def counters(state: UserState, rows: Rows, vocabulary: Vocabulary, now_ms: int) 
     slot_rows = vocabulary.rows([names[slot].decode() for slot in slots.tolist()])
     of_items = slot_rows >= first_item
     slots, slot_rows = slots[of_items], slot_rows[of_items]
-    if not len(slots):
-        return found
     low, high = pairs[slots, 0], pairs[slots, 1]
     counts = np.stack((low & 15, low >> 4, high & 15, high >> 4, in_session[slots], high >> 4), axis=1).astype(
         np.float32
@@ -136,11 +145,7 @@ def counters(state: UserState, rows: Rows, vocabulary: Vocabulary, now_ms: int) 
     for slot, bought_ms in _last_purchases(state).items():
         since[slots == slot] = max(0, now_ms - bought_ms) / HOUR_MS
     order = np.argsort(slot_rows)
-    slot_rows, counts = slot_rows[order], counts[order]
-    places = np.minimum(np.searchsorted(slot_rows, rows), len(slot_rows) - 1)
-    hits = np.flatnonzero(slot_rows[places] == rows)
-    found[hits] = np.log1p(counts[places[hits]])
-    return found
+    return slot_rows[order], np.log1p(counts[order])
 
 
 def session_sides(rows: Rows, actions: Ints, real: Flags, vocabulary: Vocabulary, price_level: Floats) -> Sides:

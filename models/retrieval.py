@@ -3,9 +3,12 @@
     repeat          what this user bought or put into the cart before
     covisited       neighbours of what the user acted on lately, the newest first
     popular_group   popular in the subcategories of the session: acted on, searched, followed
+    nearest         nearest to the user's vector (models/towers.py), where the bundle has towers
     popular         popular overall
+    new             items that the bundle does not know yet (models/newcomers.py)
 
 Sources are asked in this order, each up to its quota; an item belongs to the first that names it; popular fills what is left.
+`new` has places of its own (models/recall.py).
 """
 
 from __future__ import annotations
@@ -17,14 +20,15 @@ from models.bundle import Bundle
 from models.vocabulary import Rows
 from schemas.user_state import UserState
 
-SOURCES = ("repeat", "covisited", "popular_group", "popular")
-REPEAT, COVISITED, POPULAR_GROUP, POPULAR = range(4)
+SOURCES = ("repeat", "covisited", "popular_group", "nearest", "popular", "new")
+REPEAT, COVISITED, POPULAR_GROUP, NEAREST, POPULAR, NEW = range(6)
 LIMIT = 200
 
 _REPEATS = 20  # quota
 _SEEDS = 12  # recent tokens whose neighbours are taken
 _COVISITED_SHARE, _GROUP_SHARE = 0.35, 0.4
 _GROUPS = 8  # of the latest tokens
+_NO_ROWS = np.zeros(0, np.int32)
 
 Codes = npt.NDArray[np.uint8]
 
@@ -39,8 +43,8 @@ class Retriever:
         self._in_group = bundle.popular_in_group
         self._group = vocabulary.group_row  # whose popular items a row calls for
 
-    def retrieve(self, state: UserState, limit: int = LIMIT) -> tuple[Rows, Codes]:
-        """At most `limit` distinct items (rows), and the place in SOURCES of what brought each."""
+    def retrieve(self, state: UserState, limit: int = LIMIT, nearest: Rows = _NO_ROWS) -> tuple[Rows, Codes]:
+        """At most `limit` distinct items (rows), and the place in SOURCES of what brought each. `nearest` is taken in its order."""
         recent = self._recent(state)
         parts = [self._repeats(state)[:_REPEATS]]
         if len(recent):
@@ -51,10 +55,10 @@ class Retriever:
             groups = _distinct(self._group[recent])[:_GROUPS]
             parts.append(self._in_group[groups].T.ravel()[: int(limit * _GROUP_SHARE)])
         else:
-            parts += [parts[0][:0]] * 2
-        parts.append(self._popular)
+            parts += [_NO_ROWS] * 2
+        parts += [nearest, self._popular]
         rows = np.concatenate(parts)
-        sources = np.repeat(np.arange(len(SOURCES), dtype=np.uint8), [len(part) for part in parts])
+        sources = np.repeat(np.arange(len(parts), dtype=np.uint8), [len(part) for part in parts])
         first = _first_places(rows)[:limit]
         return rows[first], sources[first]
 
@@ -76,9 +80,13 @@ class Retriever:
 
 def _first_places(rows: Rows) -> npt.NDArray[np.int64]:
     """Places at which a row stands for the first time, in order; PADDING left out."""
-    _, first = np.unique(rows, return_index=True)
-    first.sort()
-    kept: npt.NDArray[np.int64] = first[rows[first] > 0]
+    if not len(rows):
+        return np.zeros(0, np.int64)
+    # Written from the back, so that the first place stays; no more of the table is looked at than was written.
+    places = np.arange(len(rows))
+    first = np.empty(int(rows.max()) + 1, np.int64)
+    first[rows[::-1]] = places[::-1]
+    kept: npt.NDArray[np.int64] = np.flatnonzero((first[rows] == places) & (rows > 0))
     return kept
 
 

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,16 @@ import numpy.typing as npt
 from models.bundle import Bundle, latest
 from models.featurise import ITEM_COUNTERS, Floats, history_anchor_ms
 from models.item_features import ItemFeatureTable, Refresher, Source, logarithms
-from models.retrieval import SOURCES, Retriever
+from models.recall import Recall
 from models.scorer import HistoryEncoding, encode_state_history, open_scorer
 from models.vocabulary import Describe, Rows
 from schemas.event import Click
 from schemas.features import registry
+from schemas.items import Item
 from schemas.ranking import RankedItem
 from schemas.user_state import UserState, seen_hash
 from udfs.logic.sessions import Position, apply_event
+from udfs.logic.slate import Retrieved
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ SHIPPED = Path(__file__).parent / "bundles"
 _POPULAR = 200
 _RETRY_S = 30.0  # a folder that was not complete when it was named may be so later
 _WARM_UP_ROUNDS = 10
+_WARM_UP_CANDIDATES = 200
 _WARM_UP_AGO_MS = 2 * 3_600_000
 _KEPT = 3  # bundles in memory: what runs, what ran before, what is coming
 
@@ -75,7 +78,6 @@ class LoadedBundle:
         self._popularity = bundle.popularity
         self._scorer = open_scorer(bundle, describe=describe)
         self.tasks = bundle.manifest.tasks
-        self._retriever = Retriever(bundle)
         self._vectors = bundle.embedding
         self.feature_ids = [registry().get(name).id for name in ITEM_COUNTERS]
         self.item_features = ItemFeatureTable(bundle.vocabulary, source)
@@ -83,6 +85,8 @@ class LoadedBundle:
         self.cache = HistoryCache(cache_bytes)
         self.item_ids = bundle.vocabulary.ids
         self.seen_hashes = np.array([seen_hash(item_id) for item_id in self.item_ids], np.uint32)
+        self.recall = Recall(bundle, describe, self.item_ids, self.seen_hashes)
+        self.has_light = self.recall.has_light
         self.popular = [
             RankedItem(self.item_ids[row], round(float(self._popularity[row]), 6), "popular")
             for row in bundle.popular[:_POPULAR].tolist()
@@ -92,16 +96,18 @@ class LoadedBundle:
     def rows(self, item_ids: list[str]) -> Rows:
         return self._vocabulary.rows(item_ids, self._describe)
 
-    def is_item(self, row: int) -> bool:
-        return self._vocabulary.is_item(row)
+    def level(self, row: int) -> str:
+        return self._vocabulary.level(row)
 
     def vectors(self, rows: Rows) -> npt.NDArray[np.float32]:
         """(n, D) items in the bundle's space, for diversity."""
         return self._vectors.take(rows, axis=0)
 
-    def retrieve(self, state: UserState, limit: int) -> tuple[Rows, list[str]]:
-        rows, codes = self._retriever.retrieve(state, limit)
-        return rows, [SOURCES[code] for code in codes.tolist()]
+    def retrieve(self, state: UserState, limit: int, now_ms: int, done: Callable[[str], None]) -> Retrieved:
+        return self.recall.retrieve(state, limit, now_ms, done)
+
+    def light(self, state: UserState, rows: Rows, now_ms: int) -> Floats:
+        return self.recall.light(state, rows, now_ms)
 
     def history_encoder(self, key: str, now_ms: int, stop: Any) -> Callable[[UserState], HistoryEncoding]:
         """Encodes a user's history, once per session: as long as neither history nor anchor change."""
@@ -168,9 +174,9 @@ class LoadedBundle:
                 event_id = f"warm-up-{number}"
                 click = Click(event_id=event_id, session_id="s", ts_ms=at_ms, schema_version=2, item_id=item_id)
                 apply_event(state, click, Position(0, number, at_ms))
-            rows, _ = self._retriever.retrieve(state)
+            found = self.retrieve(state, _WARM_UP_CANDIDATES, now_ms, lambda _stage: None)
             encoding = encode_state_history(self._scorer, state, now_ms)
-            self.score(state, encoding, rows, now_ms, "", None)
+            self.score(state, encoding, found.rows, now_ms, "", None)
             self.session_vector(state, now_ms)
         self.item_features.forget_counts()
 
@@ -179,10 +185,16 @@ class BundleStore:
     """`folder` holds a folder for each version, and LATEST. Raises BundleError where its default cannot be loaded."""
 
     def __init__(
-        self, folder: str, cache_mb: int, describe: Describe | None = None, source: Source | None = None
+        self,
+        folder: str,
+        cache_mb: int,
+        describe: Describe | None = None,
+        source: Source | None = None,
+        catalogue: Mapping[str, Item] | None = None,
     ) -> None:
         self._folder = Path(folder) if folder else SHIPPED
         self._cache_bytes, self._describe, self._source = cache_mb * 2**20, describe, source
+        self._catalogue: Mapping[str, Item] = {} if catalogue is None else catalogue
         self._lock = threading.Lock()
         self._loaded: OrderedDict[str, LoadedBundle] = OrderedDict()
         self._loading: set[str] = set()
@@ -195,6 +207,20 @@ class BundleStore:
 
     def close(self) -> None:
         self._refresher.stop()
+
+    def items_changed(self, item_ids: Iterable[str]) -> None:
+        """What the shop has added, changed or taken away since: the catalogue holds it as it is now."""
+        ids = list(item_ids)
+        for one in self._kept():
+            self._tell(one, ids)
+
+    def _tell(self, bundle: LoadedBundle, item_ids: list[str]) -> None:
+        # Looked up one by one while the bundle takes them, so that of two threads that tell of an item both tell the newest.
+        bundle.recall.changed((item_id, self._catalogue.get(item_id)) for item_id in item_ids)
+
+    def items_not_in_bundle(self) -> int:
+        """Items that are found as candidates though the bundle does not know them, or not where they are now."""
+        return len(self.current.recall.newcomers) if self.current.has_light else 0
 
     def item_features_served(self) -> tuple[int, dict[str, int]]:
         """Candidates that features were taken for, and for each feature how often it was missing, since the start."""
@@ -238,6 +264,7 @@ class BundleStore:
             while len(self._loaded) > _KEPT:
                 oldest = next(name for name in self._loaded if name not in (version, self.current.version))
                 del self._loaded[oldest]
+        self._tell(bundle, list(self._catalogue))  # now that it hears of changes: what came before it was loaded
 
     def _load(self, version: str) -> LoadedBundle:
         bundle = Bundle.load(self._folder / version)

@@ -9,7 +9,7 @@ A shop is any module with `visits(shoppers, days=…, seed=…)`: logs with `eve
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -86,6 +86,29 @@ def examples(logs: Iterable[Any], vocabulary: Vocabulary) -> Examples:
     return packer.packed()
 
 
+def moments(log: Any, known: UserState) -> Iterator[tuple[Any, UserState]]:
+    """A visit's events applied in order of time; at each exposure, it and the state as it is then. `known` is the shopper's
+    state from earlier visits: the visit begins without it, and joins it at login."""
+    # An exposure comes before the events it caused.
+    records = [(shown.ts_ms, 0, place, shown) for place, shown in enumerate(log.exposures)]
+    records += [(event.ts_ms, 1, place, event) for place, event in enumerate(log.events)]
+    state, is_known = UserState(), False
+    for offset, (ts_ms, is_event, _, record) in enumerate(sorted(records, key=lambda one: one[:3]), start=1):
+        if record.user_id is not None and not is_known:
+            if state.event_no:
+                key = user_key(None, record.session_id)
+                merge(
+                    known,
+                    Merge(user_key(record.user_id, record.session_id), key, state.event_no, encode(state)),
+                    DEFAULTS,
+                )
+            state, is_known = known, True
+        if is_event:
+            apply_event(state, record, Position(0, log.start_ms + offset, ts_ms))
+        else:
+            yield record, state
+
+
 class _Packer:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
@@ -94,34 +117,16 @@ class _Packer:
         self._lists: list[tuple[int, int, int]] = []
         self._columns: list[tuple[Array, ...]] = []
         self._acts: list[Acts] = []
-        self._offset = 0
 
     def add_visit(self, number: int, log: Any, known: UserState) -> None:
-        """Apply the visit's events in order of time; at each exposure take the state as it is then."""
         self._acts.append(acts_of(log.events, self._vocabulary))
-        # An exposure comes before the events it caused.
-        records = [(shown.ts_ms, 0, place, shown) for place, shown in enumerate(log.exposures)]
-        records += [(event.ts_ms, 1, place, event) for place, event in enumerate(log.events)]
-        state, is_known, history_key = UserState(), False, (-1, -1)
-        for ts_ms, is_event, _, record in sorted(records, key=lambda one: one[:3]):
-            if record.user_id is not None and not is_known:
-                if state.event_no:
-                    key = user_key(None, record.session_id)
-                    merge(
-                        known,
-                        Merge(user_key(record.user_id, record.session_id), key, state.event_no, encode(state)),
-                        DEFAULTS,
-                    )
-                state, is_known, history_key = known, True, (-1, -1)
-            if is_event:
-                self._offset += 1
-                apply_event(state, record, Position(0, self._offset, ts_ms))
-                continue
-            anchor_ms = history_anchor_ms(state, ts_ms)
-            if (state.history_no, anchor_ms) != history_key:
-                history_key = (state.history_no, anchor_ms)
+        history_key: tuple[Any, ...] = ()
+        for shown, state in moments(log, known):
+            anchor_ms = history_anchor_ms(state, shown.ts_ms)
+            if (id(state), state.history_no, anchor_ms) != history_key:
+                history_key = (id(state), state.history_no, anchor_ms)
                 self._histories.append(tokens(state.history(), anchor_ms, self._vocabulary))
-            self._add_list(number, record, state)
+            self._add_list(number, shown, state)
 
     def _add_list(self, visit: int, shown: Any, state: UserState) -> None:
         count = min(len(shown.items), LIST_SIZE)

@@ -87,7 +87,10 @@ class Vocabulary:
         known = describe(token) if describe is not None else None
         if known is None:
             return GLOBAL
-        subcategory, category = known
+        return self.group_of(*known)
+
+    def group_of(self, subcategory: str | None, category: str | None) -> int:
+        """The row that stands in for an unknown item of these groups."""
         return self._targets.get(subcategory or "") or self._targets.get(category or "") or GLOBAL
 
     def rows(self, tokens: Iterable[str], describe: Describe | None = None) -> Rows:

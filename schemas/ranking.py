@@ -88,10 +88,12 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     policy: str
     items_offsets: dict[int, int]  # of the worker's copy of `items`: with item_features_offsets, the feature version
     arms: dict[str, str]
-    stage_ms: dict[str, float]  # candidates, encode, score, select, total
-    counts: dict[str, int]  # candidates by source, and removed by reason
-    cold_start: str | None = None  # which level stood in for a personal ranking, where one did
+    stage_ms: dict[str, float]  # recall, pre_rank, candidates, encode, score, select, total
+    counts: dict[str, int]  # candidates by source, removed by reason, and passed over by the pre-ranker
+    cold_start: str | None = None  # "new_user" or "new_item", where nothing was known of the user, or of any item
     item_features_offsets: dict[int, int] = {}  # of the worker's copy of `item-features`
+    levels: dict[str, int] = {}  # items of the list by what they were scored as: item, subcategory, category, global
+    user_level: str | None = None  # new, few (interactions), known
 
 
 class RankedList(msgspec.Struct, frozen=True, omit_defaults=True):

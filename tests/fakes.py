@@ -16,6 +16,7 @@ from schemas.event import Event, Rejected, parse_event
 from schemas.ranking import RankedItem
 from schemas.record import Record
 from schemas.user_state import UserState, seen_hash
+from udfs.logic.slate import Retrieved
 
 NOW = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
@@ -248,6 +249,7 @@ class FakeBundle:
         self.cache = HistoryCache(0)
         self.item_features = SimpleNamespace(offsets={2: 7})
         self.feature_ids = ["lift_2h@1"]
+        self.has_light = False
 
     def session_vector(self, state: UserState, now_ms: int) -> list[float]:
         return []
@@ -256,8 +258,8 @@ class FakeBundle:
         known = {item_id: row for row, item_id in enumerate(self.item_ids)}
         return np.array([known.get(item_id, 0) for item_id in item_ids], np.int32)
 
-    def is_item(self, row: int) -> bool:
-        return row > 0
+    def level(self, row: int) -> str:
+        return "item" if row > 0 else "global"
 
     def features(self, rows: Any) -> Any:
         return np.array([[len(self.item_ids[row])] for row in rows], np.float32).reshape(len(rows), 1)
@@ -265,9 +267,14 @@ class FakeBundle:
     def vectors(self, rows: Any) -> Any:
         return np.stack((np.cos(rows), np.sin(rows)), axis=1).astype(np.float32)
 
-    def retrieve(self, state: UserState, limit: int) -> tuple[Any, list[str]]:
+    def retrieve(self, state: UserState, limit: int, now_ms: int, done: Callable[[str], None]) -> Retrieved:
         rows = np.arange(1, min(limit + 1, len(self.item_ids)), dtype=np.int32)
-        return rows, ["popular"] * len(rows)
+        done("recall")
+        ids = [self.item_ids[row] for row in rows]
+        return Retrieved(ids, ["popular"] * len(rows), rows, self.seen_hashes[rows])
+
+    def light(self, state: UserState, rows: Any, now_ms: int) -> Any:
+        return -rows.astype(np.float32)
 
     def history_encoder(self, key: str, now_ms: int, stop: Any) -> Callable[[UserState], Any]:
         return lambda state: len(state.history_slots)
@@ -301,6 +308,12 @@ class FakeBundleStore:
 
     def close(self) -> None:
         self.closed = True
+
+    def items_changed(self, item_ids: list[str]) -> None:
+        self.changed = item_ids
+
+    def items_not_in_bundle(self) -> int:
+        return 2
 
     def item_features_served(self) -> tuple[int, dict[str, int]]:
         return 4, {"lift_2h": 3, "lift_28d": 0, "subcategory_trend": 0}

@@ -48,7 +48,7 @@ from udfs.logic.exploration import BetaTables
 from udfs.logic.rules import Question, taken_out
 from udfs.logic.session_features import session_features
 from udfs.logic.sessions import freshness
-from udfs.logic.slate import Slate, World, explain, rank
+from udfs.logic.slate import PRE_RANKER, Slate, World, explain, rank, user_level
 from udfs.logic.when_to_rank import DEFAULT_POLICY
 from udfs.outputs import StageTimes, Totals, to_row, watch
 from udfs.policies_replica import PoliciesReplica
@@ -70,10 +70,12 @@ COUNTERS = (
     "fallback_model_timeout",
     "fallback_model_hangs",
     "fallback_model_error",
+    "fallback_model_late",
+    "lists_by_pre_ranker",
 )
 # Of a list: from the append of the record that asked for it until it was made; ranking it; writing it to Redis.
 TIMED = ("event_to_list", "rank", "redis")
-SUMMED = ("candidates", "encode", "score", "select")  # inside `rank`: stage_ms of the receipt
+SUMMED = ("recall", "pre_rank", "candidates", "encode", "score", "select")  # inside `rank`: stage_ms of the receipt
 _SURFACES_CAP = 256
 
 
@@ -84,6 +86,9 @@ class RankSettings(msgspec.Struct, frozen=True):
     candidates: int = 200
     k: int = 50
     model_limit_ms: int = 50
+    ranker_budget_ms: int = (
+        15  # of those: a ranker that would begin with less left is skipped for the pre-ranker's order
+    )
     patient_limit_ms: int = 2_000  # where nobody waits for the list this moment (_nobody_waits)
     redis_limit_ms: int = 50
     cache_mb: int = 128
@@ -122,8 +127,13 @@ class RankCandidates(AsyncFunction):
         self._replica = ItemsReplica(self._connections)
         self._features = ItemFeaturesReplica(self._connections, registry(), self._replica.groups_of)
         self._bundles = BundleStore(
-            self._settings.bundles, self._settings.cache_mb, self._replica.groups_of, self._features
+            self._settings.bundles,
+            self._settings.cache_mb,
+            self._replica.groups_of,
+            self._features,
+            self._replica.items,
         )
+        self._replica.changed = self._bundles.items_changed
         self._replica.start()
         self._features.start()
         self._policies = PoliciesReplica(self._connections)
@@ -140,6 +150,7 @@ class RankCandidates(AsyncFunction):
         watch(metrics, "history_cache_misses", lambda: self._bundles.current.cache.misses)
         watch(metrics, "scores_not_finite", lambda: self._bundles.current.non_finite)
         watch(metrics, "items_rejected", lambda: self._replica.rejected)
+        watch(metrics, "items_not_in_bundle", lambda: self._bundles.items_not_in_bundle())
         watch(metrics, "items_ready", lambda: int(self._replica.ready.is_set()))
         watch(metrics, "model_breaker_open", lambda: int(self._breaker.is_open))
         watch(metrics, "model_threads_hanging", lambda: self._runner.hanging)
@@ -284,10 +295,12 @@ class RankCandidates(AsyncFunction):
                 self._remember(task.key, surface, slate.items, state.event_no)
         else:
             self._counters.add(f"fallback_{fallback}")
+        if slate.by_light:
+            self._counters.add("lists_by_pre_ranker")
         receipt = Receipt(
             freshness=freshness(state),
             bundle=bundle.version,
-            ranker=bundle.name,
+            ranker=PRE_RANKER if slate.by_light else bundle.name,
             policy=world.policy.version,
             items_offsets=dict(self._replica.offsets),
             item_features_offsets=dict(bundle.item_features.offsets),
@@ -295,6 +308,8 @@ class RankCandidates(AsyncFunction):
             stage_ms=slate.stage_ms,
             counts=slate.counts,
             cold_start=slate.cold_start,
+            levels=slate.levels,
+            user_level=user_level(state),
         )
         ranked = RankedList(
             list_id=list_id_of(task.key, surface, task.state_epoch, task.list_no, slate.items),
@@ -338,8 +353,10 @@ class RankCandidates(AsyncFunction):
     ) -> tuple[Slate, str | None]:
         """The ranker's list; or the last good one, or the popular one, and why."""
         wants_why = task.request is not None and task.request.explain
+        limit_s = (self._settings.patient_limit_ms if _nobody_waits(task) else self._settings.model_limit_ms) / 1000
+        begin_by = time.perf_counter() + limit_s - self._settings.ranker_budget_ms / 1000
 
-        def work(stop: Any) -> Slate:
+        def work(stop: Any, begin_by: float = begin_by) -> Slate:
             slate = rank(
                 state,
                 bundle,
@@ -351,17 +368,26 @@ class RankCandidates(AsyncFunction):
                 now_ms=task.now_ms,
                 stop=stop,
                 requested=requested,
+                begin_by=begin_by,
             )
-            if wants_why:
+            if wants_why and not slate.by_light:
                 history = bundle.history_encoder(task.key, task.now_ms, stop)(state)
                 slate.items = explain(state, bundle, history, slate.items, task.now_ms, surface, stop)
             return slate
 
+        def without_ranker() -> Slate:
+            """The pre-ranker's order of what is known now; where that fails too, what was good before."""
+            if bundle.has_light:
+                try:
+                    return work(None, begin_by=0.0)
+                except Exception as error:
+                    log.exception("pre-ranking failed: %s", type(error).__name__)
+            return self._fall_back(task, state, world, surface, bundle, k, requested)
+
         if self._breaker.is_open:
-            return self._fall_back(task, state, world, surface, bundle, k, requested), "model_breaker"
-        limit_ms = self._settings.patient_limit_ms if _nobody_waits(task) else self._settings.model_limit_ms
+            return without_ranker(), "model_breaker"
         try:
-            slate = await self._runner.run(work, limit_ms / 1000)
+            slate = await self._runner.run(work, limit_s)
         except Busy:  # no sign that the model is sick: the breaker hears nothing of it
             return self._fall_back(task, state, world, surface, bundle, k, requested), "model_busy"
         except TimedOut:
@@ -373,9 +399,12 @@ class RankCandidates(AsyncFunction):
             reason = "model_error"
         else:
             self._breaker.succeeded()
-            return slate, None
+            if not slate.by_light:
+                return slate, None
+            reason = "model_late"
+            return slate, reason
         self._breaker.failed()
-        return self._fall_back(task, state, world, surface, bundle, k, requested), reason
+        return without_ranker(), reason
 
     def _fall_back(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 import msgspec
 from kafka import KafkaConsumer, TopicPartition
@@ -81,10 +82,11 @@ class Replica:
 
 class ItemsReplica(Replica):
     """What is out of stock, in microseconds and without Redis. A broken record is skipped and counted: the item stays what it
-    was."""
+    was. `changed` is told the ids of each batch of records, once they are applied; it must not raise."""
 
     def __init__(self, connections: Connections) -> None:
         super().__init__(connections, topics.ITEMS)
+        self.changed: Callable[[list[str]], None] = lambda _item_ids: None
         self.unavailable: set[str] = set()
         self.items: dict[str, Item] = {}
 
@@ -94,23 +96,24 @@ class ItemsReplica(Replica):
         return None if item is None else (item.subcategory, item.category)
 
     def _apply_all(self, records: list[KeyValue]) -> None:
-        for key, value in records:
-            self._apply(key, value)
+        self.changed([item_id for key, value in records if (item_id := self._apply(key, value)) is not None])
 
-    def _apply(self, key: bytes | None, value: bytes | None) -> None:
+    def _apply(self, key: bytes | None, value: bytes | None) -> str | None:
+        """The id of the item that the record is about; None where it is broken."""
         item_id = (key or b"").decode(errors="replace")
         if value is None:
             self.items.pop(item_id, None)
             self.unavailable.add(item_id)
-            return
+            return item_id
         try:
             item = decode_item(value)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self.rejected += 1
             log.warning("items replica: a record was skipped: %s", error)
-            return
+            return None
         self.items[item.item_id] = item
         if item.stock == 0:
             self.unavailable.add(item.item_id)
         else:
             self.unavailable.discard(item.item_id)
+        return item.item_id

@@ -41,6 +41,7 @@ PLENTY_S = 20.0
 
 class FakeReplica:
     def __init__(self) -> None:
+        self.changed: Callable[[list[str]], None] = lambda _item_ids: None
         self.unavailable: set[str] = set()
         self.items: dict[str, Any] = {}
         self.offsets = {0: 41}
@@ -242,7 +243,7 @@ def test_the_receipt_says_what_was_seen_and_what_made_it(harness: Harness) -> No
     assert receipt.freshness == freshness(state)
     assert (receipt.bundle, receipt.ranker, receipt.policy, receipt.items_offsets) == ("b1", "fake", "1", {0: 41})
     assert receipt.item_features_offsets == {2: 7}
-    assert set(receipt.stage_ms) == {"candidates", "encode", "score", "select", "total"}
+    assert set(receipt.stage_ms) == {"recall", "candidates", "encode", "score", "select", "total"}
 
 
 def test_the_copy_of_item_features_is_followed_and_measured(harness: Harness) -> None:
@@ -537,6 +538,54 @@ def test_lists_that_nobody_waits_for_wait_their_turn(monkeypatch: pytest.MonkeyP
         harness.operator.close()
 
 
+def test_with_a_pre_ranker_its_order_comes_before_the_last_good_list(harness: Harness) -> None:
+    """Contract: a list without the ranker still knows the newest event; the receipt says who ordered it."""
+    harness.run(task("home"))
+    harness.bundle.has_light = True
+    harness.bundle.during_score = fail(RuntimeError())
+    found = lists(harness.run(task("home", list_no=2))[0])[0]
+    assert (found.fallback, found.receipt.ranker) == ("model_error", "pre_ranker")
+    assert names(found)[:3] == ["item-1", "item-2", "item-3"]
+    assert harness.counts["lists_by_pre_ranker"] == 1
+
+
+def test_a_pre_ranker_that_fails_too_leaves_the_last_good_list(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = lists(harness.run(task("home"))[0])[0]
+    harness.bundle.has_light = True
+    harness.bundle.during_score = fail(RuntimeError())
+    monkeypatch.setattr(harness.bundle, "light", lambda *_: 1 / 0)
+    found = lists(harness.run(task("home", list_no=2))[0])[0]
+    assert (found.fallback, found.receipt.ranker, names(found)) == ("model_error", "fake", names(good))
+
+
+def test_who_comes_too_late_for_the_ranker_is_pre_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contract: the ranker does not begin what it has no time for."""
+    harness = Harness(monkeypatch, ranker_budget_ms=6_000)  # more than the whole limit
+    try:
+        ranked = lists(harness.run(task("home"))[0])[0]
+        assert ranked.fallback is None  # without a pre-ranker there is no way but to try
+        harness.bundle.has_light, scored = True, len(harness.bundle.scored)
+        late = lists(harness.run(task("home", list_no=2))[0])[0]
+        assert (late.fallback, late.receipt.ranker) == ("model_late", "pre_ranker")
+        assert len(harness.bundle.scored) == scored
+        assert "encode" not in late.receipt.stage_ms
+        assert harness.counts["fallback_model_late"] == 1
+    finally:
+        harness.operator.close()
+
+
+def test_changed_items_reach_the_bundles(harness: Harness) -> None:
+    harness.replica.changed(["item-new"])
+    assert harness.store.changed == ["item-new"]
+
+
+def test_a_list_says_by_what_levels_it_was_made(harness: Harness) -> None:
+    receipt = lists(harness.run(task("home", state=user("item-1")))[0])[0].receipt
+    assert (receipt.user_level, receipt.levels, receipt.cold_start) == ("few", {"item": 20}, None)
+
+
 def test_a_sick_model_is_left_alone_for_a_while(harness: Harness) -> None:
     harness.bundle.during_score = fail(RuntimeError())
     found = [lists(harness.run(task("home", list_no=n))[0])[0].fallback for n in range(1, 8)]
@@ -547,7 +596,7 @@ def test_a_sick_model_is_left_alone_for_a_while(harness: Harness) -> None:
 def test_a_bundle_that_fails_before_scoring_is_a_fallback_too(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harness.bundle, "retrieve", lambda _state, _limit: 1 / 0)
+    monkeypatch.setattr(harness.bundle, "retrieve", lambda *_: 1 / 0)
     assert lists(harness.run(task("home"))[0])[0].fallback == "model_error"
 
 

@@ -13,7 +13,7 @@ from schemas.ranking import RankedItem
 from schemas.user_state import UserState
 from tests.fakes import HOUR, MINUTE, NOW, FakeBundle, event
 from udfs.logic.sessions import Position, apply_event
-from udfs.logic.slate import Slate, World, explain, rank, top
+from udfs.logic.slate import Slate, World, explain, rank, top, user_level
 
 SHOWN_LIMIT = Seen().times
 
@@ -117,7 +117,21 @@ def test_no_candidates_is_an_empty_list() -> None:
 
 
 def test_stages_are_timed() -> None:
-    assert list(ranked(UserState()).stage_ms) == ["candidates", "encode", "score", "select"]
+    assert list(ranked(UserState()).stage_ms) == ["recall", "candidates", "encode", "score", "select"]
+
+
+def test_the_ranker_is_skipped_where_it_would_begin_too_late() -> None:
+    bundle = FakeBundle(items=3)
+    bundle.has_light = True
+    slate = ranked(UserState(), bundle, begin_by=0.0)
+    assert slate.by_light
+    assert names(slate) == ["item-1", "item-2", "item-3"]
+    assert not bundle.scored
+
+
+@pytest.mark.parametrize(("actions", "level"), [(0, "new"), (1, "few"), (4, "few"), (5, "known")])
+def test_the_level_of_a_user_is_told(actions: int, level: str) -> None:
+    assert user_level(user(*[("click", f"item-{n}") for n in range(actions)])) == level
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Slate: the order of the stages that turn a user's state into a ranked list.
 
-    candidates (the caller's, else retrieved) and their features ─ rules ─ history encoding (cached) ─ scores ─ slots
+    candidates (the caller's, else recalled and pre-ranked) and their features ─ rules
+      └─ history encoding (cached) ─ scores ─ slots
 
 `gather` is all that is looked up, `finish` computes on that alone: a decision record holds the one, and replay calls the other.
+Who comes too late for the ranker has the pre-ranker's scores instead.
 Each stage's time and what each rule removed go into the receipt; what became of each candidate, into the decision record.
 """
 
@@ -28,6 +30,8 @@ from udfs.logic.rules import Question, removed
 from udfs.logic.slots import NOWHERE, Filled, Pool, fill
 
 CALLER, PINNED_SOURCE = "caller", "pinned"
+PRE_RANKER = "pre_ranker"  # the receipt's `ranker` where the list has the pre-ranker's order
+KNOWN_FROM = 5  # interactions: before, a user is found what is popular as well (models/recall.py)
 
 Rows = npt.NDArray[np.int32]
 Scores = npt.NDArray[np.float32]
@@ -45,11 +49,16 @@ class Ranker(Protocol):
     def rows(self, item_ids: list[str]) -> Rows:
         """Rows of the ids; an unknown id gets the row that stands in for it (subcategory, category, global)."""
 
-    def is_item(self, row: int) -> bool:
-        """Whether the row is an item of its own, not a stand-in."""
+    def level(self, row: int) -> str:
+        """What the row is: an "item" of its own, or the "subcategory", "category" or "global" that stands in for one."""
 
-    def retrieve(self, state: UserState, limit: int) -> tuple[Rows, list[str]]:
-        """At most `limit` distinct candidates, and where each came from."""
+    def retrieve(self, state: UserState, limit: int, now_ms: int, done: Callable[[str], None]) -> Retrieved:
+        """At most `limit` distinct candidates; `done` is told of each of its stages when it ends."""
+
+    has_light: bool  # whether there is a pre-ranker
+
+    def light(self, state: UserState, rows: Rows, now_ms: int) -> Scores:
+        """One score a row by the pre-ranker: cheap, and without native code that may hang."""
 
     def features(self, rows: Rows) -> Scores:
         """(n, len(feature_ids)) as they are served now."""
@@ -70,6 +79,17 @@ class Ranker(Protocol):
     ) -> Scores:
         """One finite score a row, higher is better; by these weights of the tasks, or by the bundle's own; by these features,
         or by those that are served now."""
+
+
+@dataclass
+class Retrieved:
+    """Candidates as columns, and how many more the pre-ranker passed over."""
+
+    item_ids: list[str]
+    sources: list[str]
+    rows: Rows
+    seen_hashes: npt.NDArray[np.uint32]
+    passed_over: int = 0
 
 
 @dataclass
@@ -95,6 +115,7 @@ class Gathered:
     rows: Rows
     features: Scores  # (n, feature_ids) as they were served
     feature_ids: list[str]
+    passed_over: int = 0  # by the pre-ranker, and not among the n
     groups: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)  # by what is capped or compared; -1: none
     posteriors: npt.NDArray[np.float64] | None = None  # (n, 2)
     previous: npt.NDArray[np.int64] | None = None  # place in the list before; -1: none
@@ -118,20 +139,27 @@ class Slate:
     counts: dict[str, int]
     stage_ms: dict[str, float]
     cold_start: str | None = None
-    considered: Considered | None = None  # None for a list that the ranker did not make
+    considered: Considered | None = None  # None for a list that neither the ranker nor the pre-ranker made
+    levels: dict[str, int] = field(default_factory=dict)  # of the items: how many are scored as what (Ranker.level)
+    by_light: bool = False  # the pre-ranker's scores
 
 
 @dataclass
 class Stages:
-    """Stop-watch: `done` names the stage that has just ended."""
+    """Stop-watch: `done` names the stage that has just ended. The ranker begins before `begin_by`, or not at all."""
 
     started: float = field(default_factory=time.perf_counter)
     stage_ms: dict[str, float] = field(default_factory=dict)
+    begin_by: float = float("inf")  # of time.perf_counter
 
     def done(self, stage: str) -> None:
         now = time.perf_counter()
         self.stage_ms[stage] = round((now - self.started) * 1000, 3)
         self.started = now
+
+    @property
+    def late(self) -> bool:
+        return self.started > self.begin_by
 
 
 def rank(
@@ -146,10 +174,12 @@ def rank(
     now_ms: int,
     stop: Any,
     requested: list[str] | None = None,
+    begin_by: float = float("inf"),
 ) -> Slate:
-    """Rank one surface. `requested` are the caller's candidates; without them at most `limit` are retrieved."""
-    stages = Stages()
-    gathered = gather(state, ranker, world, limit, now_ms, requested)
+    """Rank one surface. `requested` are the caller's candidates; without them at most `limit` are retrieved. Where the ranker
+    cannot begin before `begin_by`, the pre-ranker's scores stand, if there is one."""
+    stages = Stages(begin_by=begin_by)
+    gathered = gather(state, ranker, world, limit, now_ms, requested, stages.done)
     stages.done("candidates")
     return finish(
         gathered, state, ranker, world, encode_history, surface=surface, k=k, now_ms=now_ms, stop=stop, stages=stages
@@ -157,14 +187,20 @@ def rank(
 
 
 def gather(
-    state: UserState, ranker: Ranker, world: World, limit: int, now_ms: int, requested: list[str] | None
+    state: UserState,
+    ranker: Ranker,
+    world: World,
+    limit: int,
+    now_ms: int,
+    requested: list[str] | None,
+    done: Callable[[str], None] = lambda _stage: None,
 ) -> Gathered:
     """The candidates, what the rules take out, and what is known of the rest."""
-    policy = world.policy
+    policy, passed_over = world.policy, 0
     if requested is None:
-        rows, sources = ranker.retrieve(state, limit)
-        item_ids = [ranker.item_ids[row] for row in rows]
-        hashes: npt.NDArray[np.uint32] | None = ranker.seen_hashes[rows]
+        own = ranker.retrieve(state, limit, now_ms, done)
+        item_ids, sources, rows, passed_over = own.item_ids, own.sources, own.rows, own.passed_over
+        hashes: npt.NDArray[np.uint32] | None = own.seen_hashes
     else:
         item_ids = list(dict.fromkeys(requested))
         rows, sources, hashes = ranker.rows(item_ids), [CALLER] * len(item_ids), None
@@ -175,7 +211,7 @@ def gather(
         rows = np.concatenate((rows, ranker.rows(pinned)))
         if hashes is not None:
             hashes = np.concatenate((hashes, np.array([seen_hash(one) for one in pinned], np.uint32)))
-    found = Gathered(item_ids, sources, {}, rows, ranker.features(rows), ranker.feature_ids)
+    found = Gathered(item_ids, sources, {}, rows, ranker.features(rows), ranker.feature_ids, passed_over)
     return look_up(state, world, found, hashes, now_ms)
 
 
@@ -211,6 +247,7 @@ def finish(
     stages: Stages,
 ) -> Slate:
     """Score what the rules have left, and fill the places. Of `world` only policy, seed and tables count here."""
+    by_light = stages.late and ranker.has_light
     item_ids, sources, counts = gathered.item_ids, gathered.sources, _counts(gathered)
     keep = _kept(gathered)
     scores = np.full(len(item_ids), np.nan, np.float32)
@@ -219,12 +256,15 @@ def finish(
         outcomes[place] = reason
     if not keep:
         return Slate([], counts, stages.stage_ms, None, Considered(gathered, scores, outcomes, Filled()))
-    history = encode_history(state)
-    stages.done("encode")
     rows = gathered.rows[keep]
-    scores[keep] = ranker.score(
-        state, history, rows, now_ms, surface, stop, world.policy.weights or None, gathered.features[keep]
-    )
+    if by_light:
+        scores[keep] = ranker.light(state, rows, now_ms)
+    else:
+        history = encode_history(state)
+        stages.done("encode")
+        scores[keep] = ranker.score(
+            state, history, rows, now_ms, surface, stop, world.policy.weights or None, gathered.features[keep]
+        )
     stages.done("score")
     filled = _fill(gathered, keep, scores[keep], ranker, world, k)
     filled.candidates = [keep[place] for place in filled.candidates]
@@ -236,7 +276,11 @@ def finish(
         counts["places_unfilled"] = min(k, len(keep)) - len(items)
     stages.done("select")
     considered = Considered(gathered, scores, outcomes, filled)
-    return Slate(items, counts, stages.stage_ms, _cold_start(state, ranker, rows), considered)
+    levels: dict[str, int] = {}
+    for row in gathered.rows[filled.candidates].tolist():
+        level = ranker.level(row)
+        levels[level] = levels.get(level, 0) + 1
+    return Slate(items, counts, stages.stage_ms, _cold_start(state, levels), considered, levels, by_light)
 
 
 def _fill(gathered: Gathered, keep: list[int], scores: Scores, ranker: Ranker, world: World, k: int) -> Filled:
@@ -278,6 +322,8 @@ def _counts(gathered: Gathered) -> dict[str, int]:
         counts[source] = counts.get(source, 0) + 1
     for reason in gathered.removed.values():
         counts[f"removed_{reason}"] = counts.get(f"removed_{reason}", 0) + 1
+    if gathered.passed_over:
+        counts["passed_over"] = gathered.passed_over
     return counts
 
 
@@ -343,7 +389,18 @@ def _without(state: UserState, place: int) -> UserState:
     return shorter
 
 
-def _cold_start(state: UserState, ranker: Ranker, rows: Rows) -> str | None:
-    if not state.session_slots and not state.history_slots:
+def user_level(state: UserState) -> str:
+    """What a list could go by: the context alone ("new"), the first interactions as well ("few"), the user ("known")."""
+    count = interactions(state)
+    return "known" if count >= KNOWN_FROM else "few" if count else "new"
+
+
+def interactions(state: UserState) -> int:
+    """How many actions of the user are known, in session and history."""
+    return len(state.session_slots) + len(state.history_slots)
+
+
+def _cold_start(state: UserState, levels: Mapping[str, int]) -> str | None:
+    if not interactions(state):
         return "new_user"
-    return None if any(ranker.is_item(int(row)) for row in rows) else "new_item"
+    return None if "item" in levels or not levels else "new_item"
