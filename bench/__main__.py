@@ -35,7 +35,7 @@ def everything(context: typer.Context, quick: Quick = False, repeat: Repeat = 3)
         python -m bench --quick --repeat 1       whether everything works
     """
     if context.invoked_subcommand is None:
-        for part in (latency, state, ranking, users, aggregates):
+        for part in (latency, state, ranking, retrieval, users, aggregates):
             part(quick, repeat)
         _print()
 
@@ -61,6 +61,13 @@ def ranking_command(quick: Quick = False, repeat: Repeat = 3) -> None:
     _print()
     if not measured:
         raise typer.Exit(1)
+
+
+@app.command("retrieval")
+def retrieval_command(quick: Quick = False, repeat: Repeat = 3) -> None:
+    """Search of a million vectors against an exact search, and each stage of a list. 3 minutes."""
+    retrieval(quick, repeat)
+    _print()
 
 
 @app.command("users")
@@ -117,6 +124,12 @@ def ranking(quick: bool, repeat: int) -> bool:
         return False
     _keep("ranking", found)
     return True
+
+
+def retrieval(quick: bool, repeat: int) -> None:
+    from bench.retrieval import run
+
+    _keep("retrieval", run(quick, repeat))
 
 
 def users(quick: bool, repeat: int) -> None:

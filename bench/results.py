@@ -96,6 +96,26 @@ class Rankings(msgspec.Struct, frozen=True):
     runs: list[list[Ranking]]
 
 
+class Searched(msgspec.Struct, frozen=True):
+    """CPU ms of finding 1,000 of so many vectors, medians over the queries."""
+
+    items: int
+    exact: float  # faiss
+    exact_numpy: float
+    index: float
+    recall: float  # of the exact search's 1,000
+    made_s: float  # CPU, once
+    made_mb: float
+
+
+class Retrieval(msgspec.Struct, frozen=True):
+    """`stages` in ms by name, in order, one dictionary a run."""
+
+    about: About
+    searched: list[Searched]
+    stages: list[dict[str, float]]
+
+
 class Sizes(msgspec.Struct, frozen=True):
     """Full users in RocksDB."""
 
@@ -150,6 +170,7 @@ class Results(msgspec.Struct):
     ranking: Rankings | None = None
     users: Users | None = None
     aggregates: Aggregates | None = None
+    retrieval: Retrieval | None = None
 
 
 def load(path: Path = JSON) -> Results:

@@ -10,7 +10,8 @@
     towers.npz          may be there: recall and pre-ranking distilled from the ranker (models/towers.py)
     index.faiss         may be there: the towers' vectors of a large catalogue, to be searched (models/nearest.py)
 
-A bundle that was only counted (`ranker: popularity` or `covisitation`) has the first four files, with an embedding of width 0.
+A bundle that was only counted (`popularity`, `covisitation`, `last_interacted`) has the first four files, with an embedding of
+width 0; other baselines have their own besides (models/baseline_scorers.py).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import hashlib
 import io
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,18 @@ MANIFEST, LATEST = "manifest.json", "LATEST"
 VOCABULARY, ITEMS, RETRIEVAL, WEIGHTS = "vocabulary.msgpack", "items.npz", "retrieval.npz", "weights.npz"
 HISTORY_GRAPH, SCORER_GRAPH = "history.onnx", "scorer.onnx"
 TOWERS, INDEX = "towers.npz", "index.faiss"
+SESSIONS, ENCODER_GRAPH = "sessions.npz", "encoder.onnx"
 DUAL_SEQUENCE, POPULARITY, COVISITATION = "dual_sequence", "popularity", "covisitation"
+LAST_INTERACTED, V_SKNN, GRU4REC, SASREC = "last_interacted", "v_sknn", "gru4rec", "sasrec"
+_COUNTED = (VOCABULARY, ITEMS, RETRIEVAL)
 _FILES = {
-    POPULARITY: (VOCABULARY, ITEMS, RETRIEVAL),
-    COVISITATION: (VOCABULARY, ITEMS, RETRIEVAL),
-    DUAL_SEQUENCE: (VOCABULARY, ITEMS, RETRIEVAL, WEIGHTS, HISTORY_GRAPH, SCORER_GRAPH),
+    POPULARITY: _COUNTED,
+    COVISITATION: _COUNTED,
+    LAST_INTERACTED: _COUNTED,
+    V_SKNN: (*_COUNTED, SESSIONS),
+    GRU4REC: (*_COUNTED, WEIGHTS, ENCODER_GRAPH),
+    SASREC: (*_COUNTED, WEIGHTS, ENCODER_GRAPH),
+    DUAL_SEQUENCE: (*_COUNTED, WEIGHTS, HISTORY_GRAPH, SCORER_GRAPH),
 }
 _OPTIONAL = {DUAL_SEQUENCE: {TOWERS, INDEX}}
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -85,6 +93,7 @@ class Bundle:
     graphs: Mapping[str, bytes]
     towers: Mapping[str, Array]  # none: candidates come from the tables alone, and nothing is pre-ranked
     index: bytes = b""  # none: the catalogue is searched whole
+    sessions: Mapping[str, Array] = field(default_factory=dict)  # of v_sknn: items, times, starts
 
     @property
     def version(self) -> str:
@@ -119,9 +128,10 @@ class Bundle:
                 retrieval["popular"].astype(np.int32),
                 retrieval["popular_in_group"].astype(np.int32),
                 _float32(blobs, WEIGHTS),
-                {name: blobs[name] for name in (HISTORY_GRAPH, SCORER_GRAPH) if name in blobs},
+                {name: blobs[name] for name in (HISTORY_GRAPH, SCORER_GRAPH, ENCODER_GRAPH) if name in blobs},
                 _float32(blobs, TOWERS),
                 blobs.get(INDEX, b""),
+                _arrays(blobs[SESSIONS]) if SESSIONS in blobs else {},
             )
         except (KeyError, ValueError, OSError, EOFError, msgspec.DecodeError) as error:
             raise BundleError(f"bundle {folder} cannot be read: {error}") from error

@@ -1,17 +1,16 @@
 """Nearest: the items whose vectors have the largest inner product with a user's. The only file that imports faiss.
 
     up to FLAT_AT_MOST items   one product with all vectors
-    beyond                     faiss IVF: the vectors in lists around centroids, of which the PROBES nearest are searched
+    beyond                     faiss IVF: the vectors in lists around centroids, of which the nearest are searched
 
 An IVF index is made once, with the towers (models/distil.py), and lies in the bundle: index.faiss. One thread: the caller
-decides how many requests run side by side. HNSW is no choice here: docs/benchmarks.md, Recall.
+decides how many requests run side by side.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
-import faiss
 import numpy as np
 
 from models.bundle import Bundle, BundleError
@@ -19,10 +18,17 @@ from models.featurise import Floats
 from models.vocabulary import Rows
 
 FLAT_AT_MOST = 50_000
-PROBES = 64
+_PROBED_SHARE = 1 / 42  # of the lists; of a million vectors, recall@1,000 is above .95 with it: docs/benchmarks.md
+_FEWEST_PROBED = 16
 _PER_LIST = 64  # vectors that each centroid is learnt from
 
-faiss.omp_set_num_threads(1)
+
+def _faiss() -> Any:
+    """Imported where a bundle has an index: a worker with a small catalogue does without it."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    return faiss
 
 
 class Nearest(Protocol):
@@ -58,6 +64,7 @@ class Ivf:
     """Approximate: docs/benchmarks.md says how close. Raises BundleError where it is not of this bundle."""
 
     def __init__(self, index: bytes, first: int, size: int) -> None:
+        faiss = _faiss()
         try:
             self._index = faiss.deserialize_index(np.frombuffer(index, np.uint8))
         except RuntimeError as error:
@@ -66,7 +73,7 @@ class Ivf:
             raise BundleError(
                 f"the index of the bundle holds {self._index.ntotal} vectors; the vocabulary has {size - first} items"
             )
-        self._index.nprobe, self._first = PROBES, first
+        self._index.nprobe, self._first = max(_FEWEST_PROBED, round(_PROBED_SHARE * self._index.nlist)), first
 
     def search(self, query: Floats, count: int) -> Rows:
         if not count:  # which faiss refuses
@@ -78,7 +85,8 @@ class Ivf:
 
 def made_index(vectors: Floats) -> bytes:
     """An IVF index of items' vectors (n, W), as bytes. Some seconds per 100,000."""
-    lists = int(4 * np.sqrt(len(vectors)))
+    faiss = _faiss()
+    lists = int(2 * np.sqrt(len(vectors)))
     quantizer = faiss.IndexFlatIP(vectors.shape[1])
     index = faiss.IndexIVFFlat(quantizer, vectors.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
     index.cp.niter, index.cp.max_points_per_centroid = 10, _PER_LIST

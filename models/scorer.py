@@ -16,7 +16,20 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import onnxruntime
 
-from models.bundle import COVISITATION, DUAL_SEQUENCE, HISTORY_GRAPH, SCORER_GRAPH, Bundle, BundleError
+from models.baseline_scorers import Baseline, Encoded, LastInteracted, NearSessions, acted_rows
+from models.bundle import (
+    COVISITATION,
+    DUAL_SEQUENCE,
+    ENCODER_GRAPH,
+    GRU4REC,
+    HISTORY_GRAPH,
+    LAST_INTERACTED,
+    SASREC,
+    SCORER_GRAPH,
+    V_SKNN,
+    Bundle,
+    BundleError,
+)
 from models.covisitation import Covisitation
 from models.featurise import (
     PRICE_LEVEL,
@@ -79,7 +92,15 @@ def open_scorer(bundle: Bundle, threads: int = 1, describe: Describe | None = No
     """The scorer for this kind of bundle. `describe` tells the groups of items the bundle does not know."""
     if bundle.ranker == DUAL_SEQUENCE:
         return DualSequenceScorer(bundle, threads, describe)
-    return CovisitationScorer(bundle) if bundle.ranker == COVISITATION else PopularityScorer(bundle)
+    if bundle.ranker == COVISITATION:
+        return CovisitationScorer(bundle)
+    if bundle.ranker == LAST_INTERACTED:
+        return BaselineScorer(bundle, LastInteracted(bundle))
+    if bundle.ranker == V_SKNN:
+        return BaselineScorer(bundle, NearSessions(bundle))
+    if bundle.ranker in (GRU4REC, SASREC):
+        return BaselineScorer(bundle, Encoded(bundle, _session(bundle, ENCODER_GRAPH, threads)))
+    return PopularityScorer(bundle)
 
 
 class DualSequenceScorer:
@@ -213,6 +234,31 @@ class CovisitationScorer(PopularityScorer):
         item_counters: Floats | None = None,
     ) -> Floats:
         return self._covisitation.score(state, rows)
+
+
+class BaselineScorer(PopularityScorer):
+    """Ranks by one of models/baseline_scorers.py; by popularity where the user has done nothing yet."""
+
+    def __init__(self, bundle: Bundle, baseline: Baseline) -> None:
+        super().__init__(bundle)
+        self._baseline = baseline
+
+    def score(
+        self,
+        state: UserState,
+        encoding: HistoryEncoding,
+        rows: Rows,
+        now_ms: int,
+        surface: str,
+        run_options: Any = None,
+        *,
+        weights: Mapping[str, float] | None = None,
+        item_counters: Floats | None = None,
+    ) -> Floats:
+        acted = acted_rows(state, self.bundle.vocabulary)
+        if not len(acted):
+            return super().score(state, encoding, rows, now_ms, surface, run_options)
+        return self._baseline.score(acted, rows, now_ms, run_options)
 
 
 def encode_state_history(scorer: Scorer, state: UserState, now_ms: int, run_options: Any = None) -> HistoryEncoding:
