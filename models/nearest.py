@@ -18,8 +18,7 @@ from models.featurise import Floats
 from models.vocabulary import Rows
 
 FLAT_AT_MOST = 50_000
-_PROBED_SHARE = 1 / 42  # of the lists; of a million vectors, recall@1,000 is above .95 with it: docs/benchmarks.md
-_FEWEST_PROBED = 16
+PROBES = 40  # lists searched; recall@1,000 is above .95 with it: docs/benchmarks.md
 _PER_LIST = 64  # vectors that each centroid is learnt from
 
 
@@ -73,7 +72,7 @@ class Ivf:
             raise BundleError(
                 f"the index of the bundle holds {self._index.ntotal} vectors; the vocabulary has {size - first} items"
             )
-        self._index.nprobe, self._first = max(_FEWEST_PROBED, round(_PROBED_SHARE * self._index.nlist)), first
+        self._index.nprobe, self._first = PROBES, first
 
     def search(self, query: Floats, count: int) -> Rows:
         if not count:  # which faiss refuses
