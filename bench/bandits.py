@@ -23,6 +23,7 @@ from udfs.logic.beliefs import linucb
 from udfs.logic.exploration import BetaTables, chances, draw
 
 ARMS, STEPS, PROBLEMS = 10, 2_000, int(sys.argv[1]) if len(sys.argv) > 1 else 40
+LINEAR_STEPS, LINEAR_PROBLEMS = 600, 10  # the library's LinUCB takes 10 ms a step
 OURS = {
     "thompson": Explore(places=[1], policy="thompson"),
     "ucb": Explore(places=[1], policy="ucb"),
@@ -67,7 +68,7 @@ def linear(seed: int, by_library: bool) -> float:
     """LinUCB on a linear problem: contexts of D features, ten arms; both see the same contexts and the same luck."""
     rng, bonus = np.random.default_rng(seed), 0.5
     weights = rng.uniform(0, 0.9 / D, (ARMS, D))
-    contexts, luck = rng.uniform(0, 1, (STEPS, D)), rng.random(STEPS)
+    contexts, luck = rng.uniform(0, 1, (LINEAR_STEPS, D)), rng.random(LINEAR_STEPS)
     squares, rewards, regret = np.stack([np.eye(D)] * ARMS), np.zeros((ARMS, D)), 0.0
     inverses = np.linalg.inv(squares)
     bandit = MAB(list(range(ARMS)), LearningPolicy.LinUCB(alpha=bonus, l2_lambda=1.0), seed=seed)
@@ -106,7 +107,7 @@ def main() -> None:
         other = np.array([theirs(THEIRS[name], means, 7 * number + 1) for number, means in enumerate(problems)])
         found[name] = compared(mine, other)
         print(name, found[name], flush=True)
-    sides = [np.array([linear(3_000 + number, side) for number in range(PROBLEMS)]) for side in (False, True)]
+    sides = [np.array([linear(3_000 + number, side) for number in range(LINEAR_PROBLEMS)]) for side in (False, True)]
     found["linucb"] = compared(*sides)
     print("linucb", found["linucb"], flush=True)
     print(json.dumps({"mabwiser": version("mabwiser"), "steps": STEPS, "problems": PROBLEMS, **found}))
