@@ -76,7 +76,9 @@ def _export(scratch: Path) -> tuple[Bundle, bytes, Any]:
         torch.from_numpy(rows.astype(np.int64)) for rows in (vocabulary.subcategory_row, vocabulary.category_row)
     )
     ranker = DualSequenceRanker(config, subcategories, categories, torch.randn(vocabulary.size, config.contents)).eval()
-    knowledge = ItemKnowledge(shipped.statics, shipped.popularity, shipped.popularity, shipped.neighbours)
+    knowledge = ItemKnowledge(
+        shipped.statics, shipped.popularity, shipped.popularity, shipped.neighbours, shipped.tastes
+    )
     folder = release(
         scratch, "bench", ranker, vocabulary, knowledge,
         surfaces=shipped.manifest.surfaces, metrics={}, training={}, samples=8,

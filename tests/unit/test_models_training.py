@@ -20,6 +20,7 @@ from models.dataset import Batch, Levels, batches, changed, counted, grouped, pa
 from models.featurise import (  # noqa: E402
     COUNTERS,
     GROUPS,
+    NUMBERS,
     Tastes,
     as_batch,
     counters,
@@ -29,10 +30,12 @@ from models.featurise import (  # noqa: E402
     tokens,
 )
 from models.naive import ranker_of  # noqa: E402
-from models.ranker import pool  # noqa: E402
+from models.ranker import DualSequenceRanker, RankerConfig, pool  # noqa: E402
 from models.samples import NOW_MS, sample_states  # noqa: E402
 from models.scorer import encode_state_history, open_scorer  # noqa: E402
+from models.statistics import STATICS  # noqa: E402
 from models.traffic import Examples, Ragged  # noqa: E402
+from models.train import kept, start_from  # noqa: E402
 from udfs.logic.sessions import ACTION_KIND  # noqa: E402
 
 TINY = Path(__file__).parents[1] / "fixtures/bundles/tiny-1"
@@ -198,3 +201,31 @@ def test_hard_collapse() -> None:
         after = torch_logits(bundle, ranker, state, rows)
         np.testing.assert_array_equal(before, after)
         assert np.isfinite(scorer.score(state, encode_state_history(scorer, state, NOW_MS), rows, NOW_MS, "home")).all()
+
+
+def test_training_goes_on_from_a_bundle_with_fewer_inputs() -> None:
+    """Contract: item vectors and groups are the bundle's, weights too, and inputs that it did not have begin without effect."""
+    bundle = Bundle.load(TINY)
+    config = RankerConfig(**{**bundle.manifest.config, "counters": NUMBERS + 1, "statics": len(STATICS) + 1})
+    vocabulary = bundle.vocabulary
+    rows = [torch.from_numpy(rows.astype(np.int64)) for rows in (vocabulary.subcategory_row, vocabulary.category_row)]
+    model = DualSequenceRanker(config, rows[0], rows[1], torch.randn(vocabulary.size, config.contents))
+    start_from(model, bundle)
+    with torch.no_grad():
+        np.testing.assert_allclose(model.item_table().numpy()[1:], bundle.embedding[1:], atol=1e-5)
+    known = bundle.manifest.config["counters"]
+    np.testing.assert_array_equal(
+        model.head_counters.weight.detach()[:, :known], bundle.weights["head_counters.weight"]
+    )
+    assert not model.head_counters.weight.detach()[:, known:].any()
+    gate = model.gate_numbers.weight.detach()
+    np.testing.assert_array_equal(gate[:, -2:], bundle.weights["gate_numbers.weight"][:, -2:])
+    assert not gate[:, 2 + known : -2].any()
+    np.testing.assert_array_equal(model.history.key.weight.detach(), bundle.weights["history.key.weight"])
+
+
+def test_what_an_earlier_run_left_is_taken_up(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "lists.pickle"
+    assert kept(path, True, lambda: "first") == "first"  # nothing there yet
+    assert kept(path, True, lambda: "second") == "first"
+    assert kept(path, False, lambda: "third") == "third"
