@@ -33,18 +33,13 @@ def keyed_on_jvm(tables: StreamTableEnvironment, query: Table, value_type: TypeI
 
     `value_type` must describe the second column as the Table API hands it over.
     """
-    rows = stream_of(tables, query, Types.ROW([Types.STRING(), value_type]))
+    rows = tables.to_data_stream(query)
+    pair = Types.ROW([Types.STRING(), value_type])
+    # Before anything asks for the type: Flink freezes it on first use.
+    rows._j_data_stream.getTransformation().setOutputType(pair.get_java_type_info())
     selector = get_gateway().jvm.org.apache.flink.streaming.api.functions.python.KeyByKeySelector()
     j_keyed = rows._j_data_stream.keyBy(selector, Types.ROW([Types.STRING()]).get_java_type_info())
     return KeyedStream(j_keyed, value_type, DataStream(rows._j_data_stream))
-
-
-def stream_of(tables: StreamTableEnvironment, query: Table, row_type: TypeInformation) -> DataStream:
-    """The query's rows, for Python. `row_type` must describe them as the Table API hands them over."""
-    rows = tables.to_data_stream(query)
-    # Before anything asks for the type: Flink freezes it on first use.
-    rows._j_data_stream.getTransformation().setOutputType(row_type.get_java_type_info())
-    return rows
 
 
 def use_thread_mode(env: StreamExecutionEnvironment) -> None:

@@ -3,7 +3,7 @@
 interactions ─ SQL: one row a key ─ summed over 2 s ─┐
 items ───────────────────────────────────────────────┴─ aggregate-items ─┬─ rows ──────────────────────┐
                                                                          └─ group deltas ─ summed ─ aggregate-groups ─ rows
-                              store-item-features: Redis, then `item-features` ─ SQL: batches of 1 s ─┘
+                                                     store-item-features: Redis, then `item-features` ─┘
 
 Keys: the item, its surface, everything, device, geo and hour of the day come from the interaction; subcategory and category
 from the catalogue, which the item's own state knows. The JVM sums what comes within two seconds for each key and 5-minute slice,
@@ -21,7 +21,7 @@ from pyflink.common.typeinfo import Types
 from pyflink.datastream import DataStream, KeyedStream, OutputTag
 from pyflink.table import Schema, StreamTableEnvironment
 
-from jobs.flink import execute, keyed_on_jvm, run_async, side_output, stream_of
+from jobs.flink import execute, keyed_on_jvm, run_async, side_output
 from jobs.streams import OUTPUT_TYPE, Streams
 from jobs.submission import connected, environment
 from schemas import topics
@@ -46,7 +46,6 @@ from udfs.store_item_features import StoreItemFeatures
 NAME = "item-aggregates"
 
 _BUNDLE_S = 2
-_BATCH_S, _BATCHES = 1, 32  # rows on their way out: parts of the keys, so that every subtask gets some
 _PLACES = range(len(ACTIONS))
 _COUNTS = [f"n{place}" for place in _PLACES]
 _BYTES = Types.PRIMITIVE_ARRAY(Types.BYTE())
@@ -55,7 +54,6 @@ GROUP_DELTA_TYPE = Types.ROW_NAMED(
     ["row_key", "slice", *_COUNTS], [Types.STRING(), Types.LONG(), *[Types.LONG() for _ in _PLACES]]
 )
 ROWS = OutputTag("rows", OUTPUT_TYPE)
-BATCH_TYPE = Types.ROW([Types.OBJECT_ARRAY(Types.ROW([Types.STRING(), _BYTES, _BYTES]))])
 
 # When it happened, by the validated interaction; SQL over the column `v`.
 EVENT_TIME_MS = "TRY_CAST(JSON_VALUE(CAST(`v` AS STRING), '$.ts_ms') AS BIGINT)"
@@ -85,7 +83,7 @@ def build(tables: StreamTableEnvironment, connections: Connections, settings: Se
     """The job between its sources, the tables `interactions` and `items`, and its sink: records for `item-features`."""
     items = _aggregated(_keyed_deltas(tables), AGGREGATE_ITEMS, connections, settings, counts)
     groups = _aggregated(_keyed_group_deltas(tables, items), AGGREGATE_GROUPS, connections, settings, counts)
-    rows = _batched(tables, side_output(items, ROWS).union(side_output(groups, ROWS)))
+    rows = side_output(items, ROWS).union(side_output(groups, ROWS))
     store = StoreItemFeatures(connections, counts.codec)
     return run_async(rows, store, settings.in_flight, OUTPUT_TYPE).name(STORE_ITEM_FEATURES).uid(STORE_ITEM_FEATURES)
 
@@ -111,7 +109,7 @@ def _keyed_deltas(tables: StreamTableEnvironment) -> KeyedStream:
         FROM (SELECT `v`, CAST(`v` AS STRING) AS `j` FROM `interactions`)"""
     )
     flagged = f"`notes` LIKE '%\"{FLOOD}\"%'"
-    # An order counts once a line, in all that it counts for; what counts for nothing has no line. A WHERE would parse it twice.
+    # An order counts once a line, in all that it counts for.
     tables.execute_sql(
         f"""CREATE TEMPORARY VIEW `lines` AS
         SELECT `kind`, `ts_ms`, `surface`, `device`, `geo`, `item_id`,
@@ -121,8 +119,8 @@ def _keyed_deltas(tables: StreamTableEnvironment) -> KeyedStream:
         FROM `parsed` CROSS JOIN UNNEST(
             CASE WHEN `kind` IN ('purchase', 'return')
                  THEN JSON_QUERY(`j`, '$.event.props.items[*].item_id' RETURNING ARRAY<STRING>)
-                 WHEN `kind` IN ({kinds}) OR `kind` IS NULL THEN ARRAY[JSON_VALUE(`j`, '$.event.item_id')]
-            END) AS `line`(`item_id`)"""
+                 ELSE ARRAY[JSON_VALUE(`j`, '$.event.item_id')] END) AS `line`(`item_id`)
+        WHERE `kind` IN ({kinds}) OR `kind` IS NULL"""
     )
     tables.execute_sql(
         f"""CREATE TEMPORARY VIEW `keyed` AS
@@ -167,17 +165,6 @@ def _summed(view: str, counts: str) -> str:
         SELECT `row_key`, `slice`, {counts}
         FROM TABLE(TUMBLE(TABLE `{view}`, DESCRIPTOR(`at`), INTERVAL '{_BUNDLE_S}' SECOND))
         GROUP BY `window_start`, `window_end`, `row_key`, `slice`)"""
-
-
-def _batched(tables: StreamTableEnvironment, rows: DataStream) -> DataStream:
-    """Rows in arrays of what comes within a second: a crossing into process mode costs as much for a hundred rows as for one."""
-    tables.create_temporary_view("rows_made", rows)
-    tables.execute_sql("CREATE TEMPORARY VIEW `rows_now` AS SELECT *, PROCTIME() AS `at` FROM `rows_made`")
-    query = f"""SELECT `batch` FROM (
-        SELECT ARRAY_AGG(ROW(`topic`, `key`, `value`)) AS `batch`, MOD(HASH_CODE(CAST(`key` AS STRING)), {_BATCHES}) AS `part`
-        FROM TABLE(TUMBLE(TABLE `rows_now`, DESCRIPTOR(`at`), INTERVAL '{_BATCH_S}' SECOND))
-        GROUP BY `window_start`, `window_end`, MOD(HASH_CODE(CAST(`key` AS STRING)), {_BATCHES}))"""
-    return stream_of(tables, tables.sql_query(query), BATCH_TYPE)
 
 
 def main(

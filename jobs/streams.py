@@ -12,7 +12,7 @@ from pyflink.datastream import DataStream, KeyedStream, StreamExecutionEnvironme
 from pyflink.table import StreamTableEnvironment
 from pyflink.table.expressions import col
 
-from jobs.flink import keyed_on_jvm, stream_of
+from jobs.flink import keyed_on_jvm
 from jobs.kafka_security import kafka_security
 from schemas import headers, topics
 from schemas.connections import Connections
@@ -133,8 +133,11 @@ class Streams:
     def values(self, name: str) -> DataStream:
         """A topic's values from its beginning, as bytes."""
         self._source(name, start_from="earliest-offset")
-        query = self.tables.sql_query(f"SELECT `v` FROM `{name}`")
-        return stream_of(self.tables, query, Types.ROW([Types.PRIMITIVE_ARRAY(Types.BYTE())]))
+        rows = self.tables.to_data_stream(self.tables.sql_query(f"SELECT `v` FROM `{name}`"))
+        rows._j_data_stream.getTransformation().setOutputType(
+            Types.ROW([Types.PRIMITIVE_ARRAY(Types.BYTE())]).get_java_type_info()
+        )
+        return rows
 
     def write(self, stream: DataStream, sink: str, names: Iterable[str], *, exactly_once: bool = False) -> None:
         """Send a stream of OUTPUT_TYPE rows to the topics that they name. `sink` names the table, and so its operator."""

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
 from typing import Any
 
 from connect.redis import LOST, AsyncNodes
@@ -21,7 +20,6 @@ Write = tuple[list[str], list[str | int | bytes]]  # KEYS and ARGV of redis_layo
 
 _OWED_BYTES = 64 << 20
 _REPAID_TOGETHER = 64
-_TOGETHER = 200  # writes in one round trip: what fits well into its time limit
 _REST_S = 1.0
 
 
@@ -89,24 +87,15 @@ class RedisWriter:
         return sum(breaker.is_open for breaker in self._breakers.values())
 
     async def write(self, keys: list[str], args: list[str | int | bytes]) -> bool:
-        return await self._queue((keys, args))
-
-    async def write_all(self, writes: Iterable[Write]) -> list[bool]:
-        """As `write`, of each."""
-        futures = [self._queue(write) for write in writes]
-        return [await future for future in futures]
-
-    def _queue(self, write: Write) -> asyncio.Future[bool]:
-        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        if self.is_down(write[0][0]):
+        if self.is_down(keys[0]):
             self.failures += 1
-            self._owe(write)
-            future.set_result(False)
-            return future
-        self._waiting.append((write, future))
+            self._owe((keys, args))
+            return False
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append(((keys, args), future))
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.get_running_loop().create_task(self._flush())
-        return future
+        return await future
 
     async def set_popular(self, key: str, body: bytes) -> None:
         """The list that a reader falls back to; best effort, repeated by the caller."""
@@ -118,7 +107,7 @@ class RedisWriter:
 
     async def _flush(self) -> None:
         while self._waiting:
-            batch, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
+            batch, self._waiting = self._waiting, []
             answers = [False] * len(batch)
             try:
                 answers = await self._send([write for write, _ in batch])

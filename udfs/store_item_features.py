@@ -1,9 +1,8 @@
 """StoreItemFeatures: the async operator that writes rows of item features to Redis on their way to Kafka. Process mode.
 
-It takes rows in batches (jobs/item_aggregates.py): of several rows of one key in a batch the newest counts. A row on which nothing
-is left becomes a record without a value (the compacted topic forgets it), and a row of zeros in Redis. Nothing here may raise or be
-cancelled: either would hang the bundle. A row that Redis did not take goes on to Kafka all the same, and to Redis as soon as
-that answers.
+A row on which nothing is left becomes a record without a value (the compacted topic forgets it), and a row of zeros in Redis.
+Nothing here may raise or be cancelled: either would hang the bundle. A row that Redis did not take goes on to Kafka all the
+same, and to Redis as soon as that answers.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _REDIS_LIMIT_S = 0.25  # nobody waits for a row as for a list
 
 
 class StoreItemFeatures(AsyncFunction):
-    """Takes batches of (topic, key, value) and emits records for `item-features` (jobs.streams.OUTPUT_TYPE)."""
+    """Takes and emits records for `item-features` (jobs.streams.OUTPUT_TYPE)."""
 
     def __init__(self, connections: Connections, codec: RowCodec) -> None:
         self._connections, self._codec = connections, codec
@@ -42,25 +41,20 @@ class StoreItemFeatures(AsyncFunction):
         watch(metrics, "redis_writes_lost", lambda: self._redis.owed.lost if self._redis else 0)
 
     async def async_invoke(self, value: Row) -> list[Row]:
-        newest = {bytes(record_key): (topic, bytes(body)) for topic, record_key, body in value[0]}
         try:
-            return await self._store(newest)
+            return [await self._store(value)]
         except BaseException as error:  # see the module's docstring
-            self._counters.add("rows_failed", len(newest))
-            log.exception("rows were not written to Redis: %s", type(error).__name__)
-            return [Row(topic, record_key, body, None) for record_key, (topic, body) in newest.items()]
+            self._counters.add("rows_failed")
+            log.exception("a row was not written to Redis: %s", type(error).__name__)
+            return [value]
 
-    async def _store(self, newest: dict[bytes, tuple[str, bytes]]) -> list[Row]:
+    async def _store(self, value: Row) -> Row:
         if self._redis is None:  # the clients of the event loop can only be made on it
             self._redis = RedisWriter(self._connections.redis, _REDIS_LIMIT_S)
-        writes, records = [], []
-        for record_key, (topic, body) in newest.items():
-            key, row = self._codec.row_key(record_key), self._codec.decode(body)
-            name = item_features_redis_key(self._connections.redis_namespace, self._codec.version, str(key))
-            at = version(row.state_epoch, row.row_no)
-            writes.append(cas_arguments(at, ROW_TTL_MS, [Entry(name, ROW_FIELD, body)]))
-            records.append(Row(topic, record_key, body if any(row.counts) else None, None))
-        reached = sum(await self._redis.write_all(writes))
-        self._counters.add("rows_stored", reached)
-        self._counters.add("redis_failures", len(writes) - reached)
-        return records
+        topic, record_key, body, headers = value
+        key, row = self._codec.row_key(bytes(record_key)), self._codec.decode(bytes(body))
+        name = item_features_redis_key(self._connections.redis_namespace, self._codec.version, str(key))
+        at = version(row.state_epoch, row.row_no)
+        reached = await self._redis.write(*cas_arguments(at, ROW_TTL_MS, [Entry(name, ROW_FIELD, bytes(body))]))
+        self._counters.add("rows_stored" if reached else "redis_failures")
+        return value if any(row.counts) else Row(topic, record_key, None, headers)

@@ -21,10 +21,7 @@ from schemas.connections import Connections
 NOON = 1_767_268_800_000  # 2026-01-01T12:00:00Z
 HOUR = 3_600_000
 _A_SECOND, _SECONDS = 14, 14
-_LATER_FROM = 5 * _A_SECOND  # from here on it is three hours later,
-_MUCH_LATER_FROM = (
-    9 * _A_SECOND
-)  # and from here on 30 days: rows wait for company, and must have left before the input ends
+_LATER_FROM = 5 * _A_SECOND  # from here on it is three hours later
 
 
 def interaction(
@@ -52,7 +49,6 @@ INTERACTIONS = [
 ]
 ITEMS = {"boot-1": {"subcategory": "boots", "category": "shoes"}, "boot-2": {"category": "shoes"}}
 _LATER = interaction("view", "later", ts_ms=NOON + 3 * HOUR)
-_MUCH_LATER = interaction("view", "later", ts_ms=NOON + 30 * 24 * HOUR)
 
 
 def _collectable(record: Row) -> Row:
@@ -61,24 +57,16 @@ def _collectable(record: Row) -> Row:
     return Row(topic, bytes(key).hex(), None if value is None else bytes(value).hex())
 
 
-def _by_time(at_noon: object, later: object, much_later: object) -> str:
-    """SQL over the column `n`."""
-    return (
-        f"CASE WHEN `n` < {_LATER_FROM} THEN {at_noon} WHEN `n` < {_MUCH_LATER_FROM} THEN {later} ELSE {much_later} END"
-    )
-
-
 def main() -> None:
     env = environment(parallelism=1)
     tables = StreamTableEnvironment.create(env)
     # Interactions wait for the catalogue, which is read at once.
     cases = " ".join(f"WHEN {_A_SECOND + number} THEN '{value}'" for number, value in enumerate(INTERACTIONS))
-    values = _by_time(f"'{interaction('scroll', None)}'", f"'{_LATER}'", f"'{_MUCH_LATER}'")
     tables.execute_sql(
         f"""CREATE TABLE `interactions` (
             `n` BIGINT,
-            `v` AS CAST(CASE `n` {cases} ELSE {values} END AS BYTES),
-            `event_time` AS TO_TIMESTAMP_LTZ({_by_time(NOON, NOON + 3 * HOUR, NOON + 30 * 24 * HOUR)}, 3),
+            `v` AS CAST(CASE `n` {cases} ELSE IF(`n` < {_LATER_FROM}, '{interaction("scroll", None)}', '{_LATER}') END AS BYTES),
+            `event_time` AS TO_TIMESTAMP_LTZ(IF(`n` < {_LATER_FROM}, {NOON}, {NOON + 3 * HOUR}), 3),
             WATERMARK FOR `event_time` AS `event_time`
         ) WITH ('connector' = 'datagen', 'rows-per-second' = '{_A_SECOND}', 'fields.n.kind' = 'sequence',
                 'fields.n.start' = '0', 'fields.n.end' = '{_A_SECOND * _SECONDS}')"""

@@ -161,11 +161,11 @@ class FakeWriter:
     def __init__(self, reached: bool | Exception = True) -> None:
         self.reached, self.writes, self.owed = reached, list[Any](), Owed()
 
-    async def write_all(self, writes: list[Any]) -> list[bool]:
-        self.writes += writes
+    async def write(self, keys: list[str], args: list[Any]) -> bool:
+        self.writes.append((keys, args))
         if isinstance(self.reached, Exception):
             raise self.reached
-        return [self.reached] * len(writes)
+        return self.reached
 
 
 def store(writer: FakeWriter) -> tuple[StoreItemFeatures, FakeRuntimeContext]:
@@ -176,48 +176,33 @@ def store(writer: FakeWriter) -> tuple[StoreItemFeatures, FakeRuntimeContext]:
     return operator, runtime
 
 
-def made(count: int, item_id: str = "shoe-7", row_no: int = 5) -> Row:
-    """A row as it comes from the aggregates."""
-    row = ItemRow(7, row_no, NOW, (count,) * len(COUNTS.columns))
-    return Row(topics.ITEM_FEATURES, f"v1|item|{item_id}".encode(), COUNTS.codec.encode(row))
-
-
-def sent(row: Row) -> Row:
-    """The record that it becomes."""
-    return Row(*row, None)
+def record(count: int) -> Row:
+    row = ItemRow(7, 5, NOW, (count,) * len(COUNTS.columns))
+    return Row(topics.ITEM_FEATURES, b"v1|item|shoe-7", COUNTS.codec.encode(row), {})
 
 
 @pytest.mark.asyncio
-async def test_rows_are_written_under_their_versions_and_go_on() -> None:
+async def test_a_row_is_written_under_its_version_and_goes_on() -> None:
     writer = FakeWriter()
     operator, runtime = store(writer)
-    batch = [made(3), made(4, "boot-1")]
-    assert await operator.async_invoke(Row(batch)) == [sent(one) for one in batch]
-    ((key,), (at, _, field, body)), ((other,), _) = writer.writes
-    assert (key, other) == ("riffle:item-features:v1:{item|shoe-7}", "riffle:item-features:v1:{item|boot-1}")
-    assert (at, field, body) == (f"{7:016x}{5:016x}", "row", made(3)[2])
-    assert runtime.metrics.counts()["rows_stored"] == 2
-
-
-@pytest.mark.asyncio
-async def test_of_rows_of_one_key_the_newest_is_written() -> None:
-    writer = FakeWriter()
-    operator, _ = store(writer)
-    assert await operator.async_invoke(Row([made(3), made(4, row_no=6)])) == [sent(made(4, row_no=6))]
-    assert [args[3] for _, args in writer.writes] == [made(4, row_no=6)[2]]
+    assert await operator.async_invoke(record(3)) == [record(3)]
+    (((key,), (at, _, field, body)),) = writer.writes
+    assert key == "riffle:item-features:v1:{item|shoe-7}"
+    assert (at, field, body) == (f"{7:016x}{5:016x}", "row", record(3)[2])
+    assert runtime.metrics.counts()["rows_stored"] == 1
 
 
 @pytest.mark.asyncio
 async def test_a_row_of_zeros_is_a_tombstone_on_kafka_and_zeros_in_redis() -> None:
     writer = FakeWriter()
     operator, _ = store(writer)
-    assert await operator.async_invoke(Row([made(0)])) == [Row(topics.ITEM_FEATURES, b"v1|item|shoe-7", None, None)]
-    assert writer.writes[0][1][3] == made(0)[2]
+    assert await operator.async_invoke(record(0)) == [Row(topics.ITEM_FEATURES, b"v1|item|shoe-7", None, {})]
+    assert writer.writes[0][1][3] == record(0)[2]
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(("answer", "counter"), [(False, "redis_failures"), (RuntimeError("x"), "rows_failed")])
 async def test_a_row_goes_on_to_kafka_whatever_redis_does(answer: bool | Exception, counter: str) -> None:
     operator, runtime = store(FakeWriter(answer))
-    assert await operator.async_invoke(Row([made(3)])) == [sent(made(3))]
+    assert await operator.async_invoke(record(3)) == [record(3)]
     assert runtime.metrics.counts()[counter] == 1

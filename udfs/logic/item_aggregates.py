@@ -63,9 +63,8 @@ class AggregateState:
         self.category: str | None = None
         self.slices: dict[int, list[int]] = {}
         self.days: dict[int, list[int]] = {}
-        self.sums: dict[
-            tuple[bool, int], list[int]
-        ] = {}  # of windows, by (in_days, length), as far as they were asked for
+        # Of windows, by (in_days, length), as far as they were asked for.
+        self.sums: dict[tuple[bool, int], list[int]] = {}
 
     def is_empty(self) -> bool:
         """Whether it may be forgotten."""
