@@ -2,8 +2,9 @@
 
 Both read the same topic `interactions` (Zipf-distributed items) from its start, parse on the JVM, keep state in RocksDB, run their
 Python in thread mode, and write to `item-features`. Interactions carry no duplicates: personalise has taken them out for both.
-Measured is from the first committed offset to the last, by what the consumer group has committed: what a checkpoint covers. CPU
-is that of the JobManager and the TaskManager with the Python in it.
+Measured is from the commit that covers the warm-up to the last one before the end: at both the same is on its way, at most what is
+summed over two seconds. Checkpoints come every second. CPU is that of the JobManager, the TaskManager with the Python in it, and
+its Python workers.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import shutil
 import time
 from contextlib import suppress
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,7 +20,7 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from bench.machine import ROOT, about
-from bench.results import Aggregates, Counted
+from bench.results import Aggregates, Counted, Items
 from bench.stack import err, own_stack, wait_for
 from bench.state import flink_cpu_s, producer
 from cli.cluster import stage_app
@@ -31,87 +33,134 @@ CONTENDERS = ("riffle", "windows")
 _KINDS = ("impression", "click", "view", "add_to_cart", "purchase")
 _SHARES = (0.7, 0.2, 0.06, 0.03, 0.01)
 _FIRST_MS = 1_767_225_600_000
+_LINES = 200  # of an order that fills
 _SPAN_MS = 6 * 3_600_000  # event times of a round: windows end within it
+_CHECKPOINTS = {"execution.checkpointing.interval": "1 s", "execution.checkpointing.min-pause": "500 ms"}
 _START_LIMIT_S = 180
 
 
 class Load(msgspec.Struct, frozen=True):
-    """`round_s` cuts off a round that takes longer."""
+    """`warm_up` of the events are not measured; `filled` of the items are counted before; `round_s` cuts off a longer round."""
 
     events: int
-    few: int
-    many: int
+    warm_up: int
+    items: int
+    filled: int
     round_s: float
 
 
-FULL = Load(events=300_000, few=1_000, many=1_000_000, round_s=90)
-QUICK = Load(events=40_000, few=1_000, many=20_000, round_s=60)
+class _Mark(NamedTuple):
+    """A commit: how many records it covers, when, and the CPU time used by then."""
+
+    covered: int
+    at_s: float
+    cpu_s: float
+
+
+FULL = Load(events=150_000, warm_up=20_000, items=1_000, filled=0, round_s=60)
+QUICK = Load(events=100_000, warm_up=20_000, items=1_000, filled=0, round_s=30)
+MANY, MANY_FILLED, QUICK_MANY = 1_000_000, 200_000, 20_000
 
 
 def run(quick: bool, repeat: int) -> Aggregates:
+    """Riffle against PyFlink's windows."""
     load = QUICK if quick else FULL
     rounds: dict[str, list[Counted]] = {name: [] for name in CONTENDERS}
-    sizes: list[list[Counted]] = []
-    with own_stack() as stack:
-        for namespace, items, filled in (("few-", load.few, 0), ("many-", load.many, load.many)):
-            stack.create_topics(topics.TOPICS, namespace)
-            produce(stack.connections(namespace), load.events, items, filled)
+    with own_stack(flink_settings=_CHECKPOINTS) as stack:
+        _prepare(stack, "few-", load)
         for number in range(repeat):
             for name in CONTENDERS:
-                rounds[name].append(_round(stack, name, "few-", f"{name}-{number}", load, load.few, 0))
-            sizes.append([_round(stack, "riffle", "many-", f"many-{number}", load, load.many, load.many)])
-    described = about(quick, repeat, events=load.events, items=load.few, many_items=load.many, zipf=1.1)
-    return Aggregates(described, rounds, sizes)
+                rounds[name].append(_round(stack, name, "few-", f"{name}-{number}", load))
+    return Aggregates(about(quick, repeat, events=load.events, items=load.items, zipf=1.1), rounds)
+
+
+def run_items(quick: bool, repeat: int) -> Items:
+    """Riffle at few and at many items."""
+    few = QUICK if quick else FULL
+    items, filled = (QUICK_MANY, QUICK_MANY) if quick else (MANY, MANY_FILLED)
+    loads = {"few-": few, "many-": msgspec.structs.replace(few, items=items, filled=filled)}
+    runs = []
+    with own_stack(flink_settings=_CHECKPOINTS) as stack:
+        for namespace, load in loads.items():
+            _prepare(stack, namespace, load)
+        for number in range(repeat):
+            rounds = [_round(stack, "riffle", name, f"{name}{number}", load) for name, load in loads.items()]
+            runs.append(rounds)
+    return Items(about(quick, repeat, events=few.events, counted_before=filled, zipf=1.1), runs)
+
+
+def _prepare(stack: Stack, namespace: str, load: Load) -> None:
+    wanted = (topics.INTERACTIONS, topics.ITEMS, topics.ITEM_FEATURES)
+    stack.create_topics([spec for spec in topics.TOPICS if spec.name in wanted], namespace)
+    produce(stack.connections(namespace), load.events, load.items, load.filled)
 
 
 def produce(where: Connections, count: int, items: int, filled: int, seed: int = 1) -> None:
-    """One impression of each of the first `filled` items, then `count` actions on items that Zipf draws, over six hours."""
+    """Orders that name each of the first `filled` items once, then `count` actions on items that Zipf draws, over six hours."""
     chance = np.random.Generator(np.random.PCG64(seed))
     weights = 1.0 / np.arange(1, items + 1) ** 1.1
-    drawn = chance.choice(items, count, p=weights / weights.sum())
-    chosen = np.concatenate((np.arange(filled), drawn))
-    kinds = np.concatenate((np.zeros(filled, int), chance.choice(len(_KINDS), count, p=_SHARES)))
-    times = np.concatenate((np.zeros(filled, int), np.sort(chance.integers(0, _SPAN_MS, count))))
+    chosen = chance.choice(items, count, p=weights / weights.sum())
+    kinds = chance.choice(len(_KINDS), count, p=_SHARES)
+    times = np.sort(chance.integers(0, _SPAN_MS, count))
     with producer(where) as sender:
+        for number in range(_orders(filled)):
+            lines = range(number * _LINES, min(filled, (number + 1) * _LINES))
+            value = _interaction(number, [_item(line) for line in lines], "purchase", _FIRST_MS)
+            sender.send(where.topic(topics.INTERACTIONS), key=b"u:%d" % (number % 5_000), value=value)
         for number, (item, kind, after_ms) in enumerate(zip(chosen.tolist(), kinds.tolist(), times.tolist())):
-            value = _interaction(number, f"item-{item:08d}", _KINDS[kind], _FIRST_MS + after_ms)
+            value = _interaction(number, [_item(item)], _KINDS[kind], _FIRST_MS + after_ms)
             sender.send(where.topic(topics.INTERACTIONS), key=b"u:%d" % (number % 5_000), value=value)
 
 
-def _interaction(number: int, item: str, kind: str, ts_ms: int) -> bytes:
-    props = {"order_id": "o", "items": [{"item_id": item}]} if kind == "purchase" else {"surface": "home"}
+def _orders(filled: int) -> int:
+    """Records that fill: an order counts once a line, and so a few thousand of them name a million items."""
+    return -(-filled // _LINES)
+
+
+def _item(number: int) -> str:
+    return f"item-{number:08d}"
+
+
+def _interaction(number: int, items: list[str], kind: str, ts_ms: int) -> bytes:
+    props = (
+        {"order_id": "o", "items": [{"item_id": item} for item in items]} if kind == "purchase" else {"surface": "home"}
+    )
     event = {"event_type": kind, "event_id": f"e-{number}", "session_id": "s", "ts_ms": ts_ms, "schema_version": 2}
-    body = event | {"props": props} | ({} if kind == "purchase" else {"item_id": item})
+    body = event | {"props": props} | ({} if kind == "purchase" else {"item_id": items[0]})
     return msgspec.json.encode(
         {"key": f"u:{number % 5_000}", "event_no": 1, "state_epoch": 1, "event": body, "ts_ms": ts_ms,
          "partition": 0, "offset": number, "append_ms": ts_ms}
     )  # fmt: skip
 
 
-def _round(stack: Stack, mode: str, namespace: str, group: str, load: Load, items: int, filled: int) -> Counted:
-    """One contender's turn; the first `filled` events are only read."""
+def _round(stack: Stack, mode: str, namespace: str, group: str, load: Load) -> Counted:
+    """One contender's turn."""
     where = stack.connections(namespace)
     job_id = _submit(stack, mode, where, group)
+    begin = _orders(load.filled) + load.warm_up
+    end = begin - load.warm_up + load.events
+    marks: list[_Mark] = []
+    admin = KafkaAdminClient(**where.kafka_python())
     try:
         stack.wait_running(job_id)
-        wait_for(lambda: _committed(where, group) > filled, _START_LIMIT_S + filled / 1_000, "the first commit")
-        before, used, begun = _committed(where, group), flink_cpu_s(stack), time.monotonic()
-        total, deadline = filled + load.events, begun + load.round_s
-        seen, seen_cpu, seen_s = before, used, begun
-        while seen < total and time.monotonic() < deadline:
-            time.sleep(0.2)
-            now = _committed(where, group)
-            if now > seen:  # what a commit covers was worked for by now
-                seen, seen_cpu, seen_s = now, flink_cpu_s(stack), time.monotonic()
-        if seen == before:
-            raise LocalError(f"{mode} committed nothing in {load.round_s:.0f} s after its first: take more events.")
+        limit_s = _START_LIMIT_S + load.filled / 1_000
+        wait_for(lambda: _committed(admin, where, group) >= begin, limit_s, f"{mode}'s warm-up")
+        deadline = time.monotonic() + load.round_s
+        while time.monotonic() < deadline and (covered := _committed(admin, where, group)) < end:
+            if not marks or covered > marks[-1].covered:
+                marks.append(_Mark(covered, time.monotonic(), flink_cpu_s(stack)))
+            time.sleep(0.05)
         state = stack.flink.rest.get(f"/jobs/{job_id}/checkpoints")["latest"]["completed"]["state_size"]
     finally:
+        admin.close()
         stack.cancel(job_id)
-    events = seen - before
-    found = Counted(items, events, round(seen_s - begun, 1), round((seen_cpu - used) / events * 1e6, 1), state)
-    err.print(f"{group}: {found.cpu_us:.0f} µs/event, {found.events / found.seconds:.0f} events/s")
-    return found
+    if len(marks) < 2:
+        raise LocalError(f"{mode} committed only once between its warm-up and the end: take more events.")
+    first, last = marks[0], marks[-1]
+    events, seconds = last.covered - first.covered, last.at_s - first.at_s
+    cpu_us = (last.cpu_s - first.cpu_s) / events * 1e6
+    err.print(f"{group}: {events} events, {cpu_us:.0f} µs/event, {events / seconds:.0f} events/s, state {state}")
+    return Counted(load.items, events, round(seconds, 1), round(cpu_us, 1), state)
 
 
 def _submit(stack: Stack, mode: str, where: Connections, group: str) -> str:
@@ -122,14 +171,10 @@ def _submit(stack: Stack, mode: str, where: Connections, group: str) -> str:
     return stack.submit(ROOT / "bench" / "aggregates_job.py", [*args, "--namespace", where.namespace], [app], None)
 
 
-def _committed(where: Connections, group: str) -> int:
+def _committed(admin: KafkaAdminClient, where: Connections, group: str) -> int:
     """Records of `interactions` that the group's last checkpoint covers."""
-    admin = KafkaAdminClient(**where.kafka_python())
-    try:
-        with suppress(KafkaError):  # no such group yet
-            offsets = admin.list_group_offsets({where.group(group): None})[where.group(group)]
-            topic = where.topic(topics.INTERACTIONS)
-            return sum(max(0, one.offset) for at, one in offsets.items() if at.topic == topic)
-        return 0
-    finally:
-        admin.close()
+    with suppress(KafkaError):  # no such group yet
+        offsets = admin.list_group_offsets({where.group(group): None})[where.group(group)]
+        topic = where.topic(topics.INTERACTIONS)
+        return sum(max(0, one.offset) for at, one in offsets.items() if at.topic == topic)
+    return 0

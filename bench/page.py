@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from bench.machine import ROOT, About
 from bench.plot import latency_plot
-from bench.results import Aggregates, Latency, Percentiles, Rankings, Rate, Results, State, Users, save
+from bench.results import Aggregates, Items, Latency, Percentiles, Rankings, Rate, Results, State, Users, save
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 PLOT = ROOT / "docs" / "benchmarks-latency.svg"
@@ -34,6 +34,7 @@ def render(results: Results) -> str:
         ("One ranking", "ranking", results.ranking, _ranking),
         ("Many users", "users", results.users, _users),
         ("Counters of items", "aggregates", results.aggregates, _aggregates),
+        ("Counters of many items", "items", results.items, _items),
     ]
     lines = [_INTRO]
     for title, name, found, show in parts:
@@ -218,31 +219,40 @@ def _aggregates(found: Aggregates) -> list[str]:
         "Python in thread mode; in turns. PyFlink's windows count the items alone, Riffle also their surface, hour and everything,",
         "and writes to Redis; [bench/aggregates.py](../bench/aggregates.py).\n",
         *_table(
-            ("", "events/s", "CPU µs/event", "events/s of Riffle against it"),
+            ("", "events", "events/s", "Riffle's against it", "CPU µs/event", "against Riffle's"),
             (
                 (
                     _COUNTERS[name],
+                    _spread([one.events for one in rounds], "{:,.0f}"),
                     _spread([one.events / one.seconds for one in rounds], "{:,.0f}"),
-                    _spread([one.cpu_us for one in rounds], "{:,.0f}"),
                     _spread(
                         [(a.events / a.seconds) / (b.events / b.seconds) for a, b in zip(riffle, rounds)], "{:.1f}"
                     ),
+                    _spread([one.cpu_us for one in rounds], "{:,.0f}"),
+                    _spread([b.cpu_us / a.cpu_us for a, b in zip(riffle, rounds)], "{:.1f}"),
                 )
                 for name, rounds in found.rounds.items()
             ),
         ),
-        "",
-        "Riffle's job at few and at many items, all of them counted before:\n",
+    ]
+    return [*text, "", _described(found.about)]
+
+
+def _items(found: Items) -> list[str]:
+    few = [run[0] for run in found.runs]
+    text = [
+        "CPU per event of all Flink processes of the job item-aggregates, items drawn by Zipf from few and from many. The state is",
+        "that of the last checkpoint, with all keys and timers.\n",
         *_table(
-            ("items", "CPU µs/event", "against the fewest", "state in the checkpoint, bytes an item"),
+            ("items", "CPU µs/event", "against the fewest", "state, MB"),
             (
                 (
                     f"{rounds[0].items:,}",
                     _spread([one.cpu_us for one in rounds], "{:,.0f}"),
-                    _spread([one.cpu_us / few.cpu_us for one, few in zip(rounds, riffle)], "{:.2f}"),
-                    _spread([one.state_bytes / one.items for one in rounds], "{:,.0f}"),
+                    _spread([one.cpu_us / base.cpu_us for one, base in zip(rounds, few)], "{:.2f}"),
+                    _spread([one.state_bytes / 1e6 for one in rounds], "{:,.1f}"),
                 )
-                for rounds in (riffle, *zip(*found.sizes))
+                for rounds in zip(*found.runs)
             ),
         ),
     ]

@@ -137,11 +137,17 @@ class Counted(msgspec.Struct, frozen=True):
 
 
 class Aggregates(msgspec.Struct, frozen=True):
-    """`rounds` by contender, on few items; `sizes`: the same rounds of Riffle's on many."""
+    """By contender."""
 
     about: About
     rounds: dict[str, list[Counted]]
-    sizes: list[list[Counted]]
+
+
+class Items(msgspec.Struct, frozen=True):
+    """Riffle's rounds: in each run few items, then many."""
+
+    about: About
+    runs: list[list[Counted]]
 
 
 class Results(msgspec.Struct):
@@ -150,6 +156,7 @@ class Results(msgspec.Struct):
     ranking: Rankings | None = None
     users: Users | None = None
     aggregates: Aggregates | None = None
+    items: Items | None = None
 
 
 def load(path: Path = JSON) -> Results:
