@@ -64,11 +64,13 @@ def test_counters_are_what_a_list_of_everything_says(steps: list[tuple[int, list
     for offset, counts in steps:
         slice_no = START + offset
         newest = max(newest, slice_no)
+        row_counts(state, COLUMNS)  # as the operator does: what is remembered of it must not outlive a change
         if counts is None:
             advance(state, slice_no)
         else:
             apply(state, slice_no, counts)
             happened.append((slice_no, counts))
+        assert list(row_counts(state, COLUMNS)) == naive(happened, newest)
         state = decode(encode(state))
         assert list(row_counts(state, COLUMNS)) == naive(happened, newest)
         assert len(state.slices) <= SLICES and len(state.days) <= DAYS

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from schemas.features import FeatureError, Registry
 
@@ -34,6 +34,7 @@ LATENESS_MS = 2 * 3_600_000
 _HEADER = struct.Struct("<BBBBIIQ")
 _ENTRY = struct.Struct("<IH")
 _KNOWN = 1  # flag: the catalogue has the item
+_Key = TypeVar("_Key")
 
 
 class UnknownStateVersion(ValueError):
@@ -51,7 +52,7 @@ class Column(NamedTuple):
 class AggregateState:
     """Mutable. `slices` and `days` map a slice's or day's number since 1970 to its counts, in the order of ACTIONS."""
 
-    __slots__ = ("category", "days", "known", "newest", "row_no", "slices", "subcategory", "timer")
+    __slots__ = ("category", "days", "known", "newest", "row_no", "slices", "subcategory", "sums", "timer")
 
     def __init__(self) -> None:
         self.newest = 0
@@ -62,6 +63,8 @@ class AggregateState:
         self.category: str | None = None
         self.slices: dict[int, list[int]] = {}
         self.days: dict[int, list[int]] = {}
+        # Of windows, by (in_days, length), as far as they were asked for.
+        self.sums: dict[tuple[bool, int], list[int]] = {}
 
     def is_empty(self) -> bool:
         """Whether it may be forgotten."""
@@ -92,11 +95,14 @@ def columns_of(features: Registry) -> tuple[Column, ...]:
 def apply(state: AggregateState, slice_no: int, counts: Sequence[int]) -> None:
     """Add a delta. What lies before the windows is not kept."""
     advance(state, slice_no)
+    day, today = slice_no // DAY_SLICES, state.newest // DAY_SLICES
     if slice_no > state.newest - SLICES:
         _add(state.slices, slice_no, counts)
-    day = slice_no // DAY_SLICES
-    if day > state.newest // DAY_SLICES - DAYS:
+    if day > today - DAYS:
         _add(state.days, day, counts)
+    for in_days, length in state.sums:
+        if (day > today - length) if in_days else (slice_no > state.newest - length):
+            _add(state.sums, (in_days, length), counts)
 
 
 def advance(state: AggregateState, slice_no: int) -> None:
@@ -104,6 +110,7 @@ def advance(state: AggregateState, slice_no: int) -> None:
     if slice_no <= state.newest:
         return
     state.newest = slice_no
+    state.sums.clear()
     _drop(state.slices, slice_no - SLICES)
     _drop(state.days, slice_no // DAY_SLICES - DAYS)
 
@@ -117,8 +124,7 @@ def next_change(state: AggregateState) -> int | None:
 
 def row_counts(state: AggregateState, columns: Iterable[Column]) -> tuple[int, ...]:
     """The value of each column."""
-    sums: dict[tuple[bool, int], list[int]] = {}
-    found = []
+    sums, found = state.sums, []
     for column in columns:
         window = (column.in_days, column.length)
         if window not in sums:
@@ -183,7 +189,7 @@ def decode(blob: bytes) -> AggregateState:
     return state
 
 
-def _add(held: dict[int, list[int]], number: int, counts: Sequence[int]) -> None:
+def _add(held: dict[_Key, list[int]], number: _Key, counts: Sequence[int]) -> None:
     before = held.get(number)
     if before is not None:
         held[number] = [old + new for old, new in zip(before, counts)]
