@@ -190,11 +190,17 @@ class FakeMetricGroup:
 class FakeRuntimeContext:
     def __init__(self) -> None:
         self.state = FakeValueState()
+        self._first = ""
+        self.others: dict[str, FakeValueState] = {}
         self.map_state = FakeMapState()
         self.metrics = FakeMetricGroup()
 
     def get_state(self, descriptor: Any) -> FakeValueState:
-        return self.state
+        """`state` is the first that is asked for; `others` are by name."""
+        self._first = self._first or descriptor.name
+        return (
+            self.state if descriptor.name == self._first else self.others.setdefault(descriptor.name, FakeValueState())
+        )
 
     def get_map_state(self, descriptor: Any) -> FakeMapState:
         return self.map_state

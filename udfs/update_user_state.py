@@ -2,11 +2,13 @@
 
 Key: `u:<user>`, `s:<session>` for the anonymous, `p:<topic>:<partition>` for records without a usable key (no state is kept).
 State: one versioned blob (schemas.user_state), read once and written once per record; cleared 90 days after the last record.
+Beside it, for one user in 256, a list of what happened (udfs.logic.sampled_parity), of 200 events at most; cleared with the user.
 Late events go to `events-late`, bad ones to `events-dlq`, duplicates are counted; all of it in udfs.logic.records.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,14 +19,19 @@ from pyflink.datastream import OutputTag
 from pyflink.datastream.functions import KeyedBroadcastProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
+from schemas import topics
 from schemas.control import ActivateBundle, PublishExperiments, decode_control
 from schemas.experiments import decode_definition, encode_definition, faults
+from schemas.interaction import decode_interaction
 from schemas.ranking import encode_task
 from schemas.record import Record
 from schemas.user_state import decode
 from udfs.logic.experiments import Assignment
 from udfs.logic.records import Outcome, Rules, Stamp, at_timer, handle
+from udfs.logic.sampled_parity import decode_log, differences, encode_log, follow, samples
 from udfs.outputs import EXACTLY_ONCE_TOPICS, Counters, require_thread_mode, to_row
+
+log = logging.getLogger(__name__)
 
 UID = "update-user-state"
 CONTROL_STATE = MapStateDescriptor("control", Types.STRING(), Types.STRING())
@@ -44,6 +51,7 @@ class UpdateUserState(KeyedBroadcastProcessFunction):
         require_thread_mode(UID, runtime_context)
         # Bytes travel pickled: a plain byte-array state raises when it is empty in thread mode.
         self._state = runtime_context.get_state(ValueStateDescriptor("user", Types.PICKLED_BYTE_ARRAY()))
+        self._log = runtime_context.get_state(ValueStateDescriptor("sampled", Types.PICKLED_BYTE_ARRAY()))
         self._counters = Counters(runtime_context.get_metrics_group())
         self._stamp: Stamp | None = None
 
@@ -102,6 +110,8 @@ class UpdateUserState(KeyedBroadcastProcessFunction):
             self._state.clear()
         elif outcome.store is not None:
             self._state.update(outcome.store)
+        if samples(ctx.get_current_key()):
+            self._check(outcome)
         for timer_ms in outcome.timers_ms:
             ctx.timer_service().register_processing_time_timer(timer_ms)
         for name, times in outcome.counted:
@@ -113,3 +123,31 @@ class UpdateUserState(KeyedBroadcastProcessFunction):
             )
         if outcome.task is not None:
             yield encode_task(outcome.task)
+
+    def _check(self, outcome: Outcome) -> None:
+        """Of a user in the sample: whether the state is what the list of all that happened says."""
+        if outcome.clear:
+            self._log.clear()
+        applied = [decode_interaction(one.value or b"") for one in outcome.outputs if one.topic == topics.INTERACTIONS]
+        if not applied or outcome.store is None:
+            return
+        kept, state = self._log.value(), decode(outcome.store)
+        followed = decode_log(kept) if kept else None
+        for one in applied:
+            followed = follow(followed, one)
+        if followed is None or state.tail.merged:
+            if kept:
+                self._log.clear()
+            return
+        self._log.update(encode_log(followed))
+        self._counters.add("parity_checked")
+        found = differences(followed, state, self._rules.sessions.gap_ms)
+        if found:
+            self._counters.add("parity_different")
+            where = applied[-1]  # by its place: whose it is stays out of the log
+            log.warning(
+                "a sampled user's %s differ from what happened, at offset %d of partition %d",
+                " and ".join(found),
+                where.offset,
+                where.partition,
+            )

@@ -17,7 +17,9 @@ from schemas.record import Record
 from schemas.user_state import UnknownStateVersion, decode
 from tests.fakes import DAY, HOUR, NOW, FakeClock, FakeContext, FakeRuntimeContext, raw, record
 from udfs import update_user_state
+from udfs.logic import sessions
 from udfs.logic.records import Rules
+from udfs.logic.sampled_parity import decode_log, samples
 from udfs.update_user_state import UpdateUserState
 
 RECORDS = OutputTag("records", Types.STRING())
@@ -268,3 +270,39 @@ def test_published_experiments_stamp_rankings_and_survive_a_restart(clock: FakeC
     clock.now += 1
     after = next(decode_task(one) for one in user.send(record(raw(event_id="e2"))) if isinstance(one, bytes))
     assert after.stamped == before.stamped
+
+
+SAMPLED = next(f"user-{number}" for number in range(10_000) if samples(f"u:user-{number}"))
+
+
+def of_sampled(kind: str, item: str) -> Record:
+    return record(raw(kind, item, user_id=SAMPLED), key=f"u:{SAMPLED}")
+
+
+def test_a_sampled_users_state_is_compared_with_what_happened(clock: FakeClock) -> None:
+    one = Harness(clock, f"u:{SAMPLED}")
+    for item in ("boot", "lamp", "boot"):
+        one.send(of_sampled("click", item))
+    assert one.counts["parity_checked"] == 3
+    assert "parity_different" not in one.counts
+    assert len(decode_log(one.runtime.others["sampled"].stored).happened) == 3
+
+
+def test_a_sampled_users_state_that_is_wrong_is_counted_and_named_by_its_offset(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Contract: an injected one-line change is found; the log says where, and not whose."""
+    monkeypatch.setattr(sessions, "ACTION_KIND", {})  # nothing is counted any more
+    one = Harness(clock, f"u:{SAMPLED}")
+    sent = of_sampled("click", "boot")
+    one.send(sent)
+    assert one.counts["parity_different"] == 1
+    assert f"counts differ from what happened, at offset {sent.offset} of partition 3" in caplog.text
+    assert SAMPLED not in caplog.text
+
+
+def test_who_is_not_in_the_sample_costs_no_second_state(clock: FakeClock) -> None:
+    alice = Harness(clock)
+    alice.send(record(raw()))
+    assert "parity_checked" not in alice.counts
+    assert alice.runtime.others["sampled"].reads == alice.runtime.others["sampled"].writes == 0
