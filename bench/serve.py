@@ -31,7 +31,7 @@ from trials.open_loop import Apart, read_own_writes
 
 _WARM_UP_S = 30.0
 _SETTLE_S = 3.0
-_STAGES = ("candidates", "encode", "score", "select")
+_STAGES = ("recall", "pre_rank", "candidates", "encode", "score", "select")
 _READ_LIMIT_S = 60.0
 USERS = 2_000
 

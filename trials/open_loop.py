@@ -26,7 +26,7 @@ from schemas.connections import Connections
 
 _SETTLE_S = 3.0
 _ANSWER_LIMIT_S = 60.0
-_STAGES = ("candidates", "encode", "score", "select", "total")
+_STAGES = ("recall", "pre_rank", "candidates", "encode", "score", "select", "total")
 
 Percentiles = dict[str, float]
 
