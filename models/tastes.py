@@ -168,7 +168,7 @@ def fit(
     optimiser = torch.optim.Adam(clicks.parameters())
     batch = 16_384
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, 0.05, total_steps=epochs * -(-len(places) // batch), pct_start=0.1
+        optimiser, 0.05, total_steps=epochs * -(-len(places) // batch) + 10, pct_start=0.1
     )
     for _ in range(epochs):
         order = torch.randperm(len(places))
