@@ -26,6 +26,7 @@ from models.ranker import RankerConfig, Stack, norm, pool
 Ints = NDArray[np.int64]
 _FAR = -1e9
 _WARM_UP = 0.1  # of the fit
+_SHORT_OF_TIME = 0.5  # share of its time after which a fit that is behind follows the clock
 _PLACES = 128  # candidates whose place tokens can be matched by
 
 
@@ -199,8 +200,9 @@ class DualRanker:
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)
             optimiser.step()
-            # By steps or by time, whichever is further: a fit that is short of time comes to its end in good order too.
-            progress = max(step / steps, tick(step, steps))
+            spent = tick(step, steps)
+            # A fit that is short of time comes to its end in good order too; one that is not depends on no clock.
+            progress = max(step / steps, spent) if spent > _SHORT_OF_TIME else step / steps
             if progress > settings.average_from:
                 mean.update_parameters(net)
             if progress >= 1:
