@@ -54,7 +54,8 @@ class Engine:
 
     @contextmanager
     def feed(self) -> Iterator[RankedFeed]:
-        with RankedFeed(self.where) as feed:
+        # Patient: a busy machine must not look like a Redis that is away.
+        with RankedFeed(self.where, timeout_ms=2_000) as feed:
             yield feed
 
     @contextmanager
