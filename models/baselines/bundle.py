@@ -103,7 +103,7 @@ def _encoder(kind: str, vocabulary: Vocabulary, sessions: Sessions) -> tuple[Any
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter by tracing is the one that needs nothing besides `onnx`
         torch.onnx.export(
-            net.encoder, (torch.zeros(1, NEWEST, vectors.shape[1]),), buffer, dynamo=False, opset_version=_OPSET,
+            net, (torch.zeros(1, NEWEST, vectors.shape[1]),), buffer, dynamo=False, opset_version=_OPSET,
             input_names=["items"], output_names=["states"],
         )  # fmt: skip
     return rows[:, :-1].astype(np.float16), rows[:, -1].astype(np.float32), buffer.getvalue()
