@@ -45,7 +45,7 @@ LIGHT = ("group_in", "group_bias", "group_out", "gap", "own")
 
 
 class Past(NamedTuple):
-    """What a history comes to: its vector, how long it was, and what it says of groups. Kept as long as its encoding is."""
+    """What a history comes to: its vector, how long it was, and what it says of groups."""
 
     vector: Floats  # (R,)
     length: int
@@ -75,7 +75,7 @@ class Towers:
             self._tokens = bundle.embedding @ weights["tokens"]
         except (KeyError, ValueError) as error:
             raise BundleError(f"the towers of bundle {bundle.version} do not fit it: {error}") from error
-        _speak_for_groups(both, bundle)
+        bundle.vocabulary.speak_for_groups(both)
         width = both.shape[1] // 2
         self.vectors = np.ascontiguousarray(both[:, :width])  # (N, R + 1) to be found by
         self._light = np.ascontiguousarray(both[:, width:])
@@ -139,16 +139,3 @@ def perceptron(x: Floats, weights: Mapping[str, npt.NDArray[Any]], names: tuple[
     linear, inner, bias, outer = (weights[name] for name in names)
     made: Floats = x @ linear + np.maximum(x @ inner + bias, 0) @ outer
     return made
-
-
-def _speak_for_groups(vectors: Floats, bundle: Bundle) -> None:
-    """The row of a subcategory or category, and the global one, get the mean of their items: what stands in for an unknown item
-    is an average one of its group (SPEC R12)."""
-    vocabulary = bundle.vocabulary
-    first = vocabulary.first_item
-    items = vectors[first:]
-    for groups in (vocabulary.subcategory_row[first:], vocabulary.category_row[first:]):
-        for row in np.unique(groups).tolist():
-            vectors[row] = items[groups == row].mean(axis=0)
-    vectors[1] = items.mean(axis=0)
-    vectors[0] = 0

@@ -2,7 +2,7 @@
 
 collect traffic (2 processes) ─ statistics ─ epochs of whole sessions ─ export with check ─ bundle
 
-python -m models.train --out models/bundles            the demo bundle from nothing, in under 10 minutes on two cores
+python -m models.train --out models/bundles            the demo bundle from nothing
 python -m models.train --help                          what can be set
 """
 

@@ -103,6 +103,16 @@ class Vocabulary:
             found = [self.row(token, describe) if row is None else row for row, token in zip(found, listed)]
         return np.array(found, dtype=np.int32)
 
+    def speak_for_groups(self, vectors: npt.NDArray[Any]) -> None:
+        """Of (rows, …), in place: the row of a subcategory or category, and the global one, get the mean of their items, and
+        padding zeros. What stands in for an unknown item is an average one of its group (SPEC R12)."""
+        items = vectors[self.first_item :]
+        for groups in (self.subcategory_row[self.first_item :], self.category_row[self.first_item :]):
+            for row in np.unique(groups).tolist():
+                vectors[row] = items[groups == row].mean(axis=0)
+        vectors[1] = items.mean(axis=0)
+        vectors[0] = 0
+
     def is_item(self, row: int) -> bool:
         return row >= self.first_item
 

@@ -28,9 +28,8 @@ def lighten_bundles(group: Any, every_s: float = EVERY_S, clock: Callable[[], fl
     """
     if not hasattr(group, "_flink_gauge"):  # not in a worker
         return
-    from apache_beam.runners.worker.bundle_processor import (
-        BundleProcessor,
-    )  # of the worker only: takes seconds to import
+    # Of the worker only: takes seconds to import.
+    from apache_beam.runners.worker.bundle_processor import BundleProcessor
     from apache_beam.runners.worker.statesampler import StateSampler
 
     lead = _Lead(group._flink_gauge, every_s, clock)

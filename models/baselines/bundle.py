@@ -95,10 +95,7 @@ def _encoder(kind: str, vocabulary: Vocabulary, sessions: Sessions) -> tuple[Any
     first = vocabulary.first_item
     vectors, bias = net.items.weight[:-1].detach().numpy(), net.bias.weight[:-1, 0].detach().numpy()
     rows = np.concatenate((np.zeros((first, vectors.shape[1] + 1)), np.column_stack((vectors, bias))), axis=0)
-    for groups in (vocabulary.subcategory_row[first:], vocabulary.category_row[first:]):
-        for row in np.unique(groups).tolist():
-            rows[row] = rows[first:][groups == row].mean(axis=0)
-    rows[1] = rows[first:].mean(axis=0)
+    vocabulary.speak_for_groups(rows)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter by tracing is the one that needs nothing besides `onnx`
