@@ -114,8 +114,7 @@ class Broker:
         return properties
 
     def _format(self, java: Sequence[str], properties: Path) -> None:
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)]
+        command = [*java, "kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", str(properties)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a") as log:
@@ -142,3 +141,12 @@ class Broker:
             return False
         finally:
             logger.setLevel(level)
+
+
+def _cluster_id() -> str:
+    """A random id as Kafka writes them: 16 bytes in base64 for URLs, and, as with Kafka's own, never a leading dash,
+    which its command line would read as an option."""
+    while True:
+        name = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        if not name.startswith("-"):
+            return name
