@@ -26,6 +26,8 @@ class Interaction(msgspec.Struct, frozen=True, omit_defaults=True):
     ] = []  # clamped, out_of_order, closed_session, the constants above; reroute, replay or alias where it was put back
     # The user's arms when it happened, by experiment: of its surface; without one, of all surfaces the user was on.
     arms: dict[str, str] = {}
+    # Where the session chose the item for the first time: what it had chosen before, newest first (udfs.logic.together).
+    beside: list[str] | None = None
 
     @property
     def flagged(self) -> bool:

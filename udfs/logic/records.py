@@ -31,8 +31,18 @@ from schemas.ranking import (
 from schemas.record import Record, TopicRecord
 from schemas.user_state import UserState, decode, encode
 from udfs.logic import experiments, identity
-from udfs.logic.sessions import LATE, Dropped, Position, SessionSettings, apply_event, not_applied, touch_surface
+from udfs.logic.sessions import (
+    CLOSED_SESSION,
+    LATE,
+    Dropped,
+    Position,
+    SessionSettings,
+    apply_event,
+    not_applied,
+    touch_surface,
+)
 from udfs.logic.sessions import handle as count_record
+from udfs.logic.together import beside
 from udfs.logic.when_to_rank import (
     DEFAULT_POLICY,
     RankPolicy,
@@ -181,6 +191,7 @@ class _User:
             experiments.arms_of(assignment, state, self.key, event.props.surface, applied.ts_ms)
             if (assignment := self.stamp.experiments) is not None
             else {},
+            beside(state, event) if CLOSED_SESSION not in applied.notes else None,
         )
         self._send(topics.INTERACTIONS, self.key, encode_interaction(interaction))
         if isinstance(event, Logout) and event.user_id:

@@ -40,6 +40,7 @@ from udfs.logic.flags import flags
 
 DUPLICATE = "duplicate"
 LATE = "late"
+CLOSED_SESSION = "closed_session"  # a note: the event belongs to a session before the open one
 
 _HOUR_MS = 3_600_000
 MAX_SESSION_MS = 2**31 - 1  # what the session's time column can hold: 24 days
@@ -108,14 +109,14 @@ def apply_event(
     state.event_no += 1
     tail.last_event_id, tail.last_event_ts_ms = event.event_id, ts_ms
     if not _in_session(state, ts_ms, settings):
-        notes.append("closed_session")
+        notes.append(CLOSED_SESSION)
     if event.props.surface is not None:
         touch_surface(state, event.props.surface, ts_ms)
     consent_changed = hear(state, event.props.consent, ts_ms)
     consent = consent_of(state)
     if consent.personalise:
         for identifier, code in tokens_of(event):
-            _add_token(state, identifier, code, ts_ms, "closed_session" not in notes)
+            _add_token(state, identifier, code, ts_ms, CLOSED_SESSION not in notes)
         if event.props.context is not None and "out_of_order" not in notes:
             said = event.props.context
             tail.where = (said.device, said.geo, said.channel)
