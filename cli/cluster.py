@@ -36,6 +36,7 @@ class Job(str, Enum):
     TRAINING_LOG = "training-log"
     EXPERIMENTS = "experiments"
     BELIEFS = "beliefs"
+    TOP_LISTS = "top-lists"
 
 
 def up(
@@ -69,7 +70,7 @@ def submit(
 ) -> None:
     """Submit a job to the local cluster, exactly as `flink run` does on yours (README, "Your own cluster").
 
-    Each job needs a slot, so a TaskManager, of its own: `riffle up --task-managers 5` for all five.
+    Each job needs a slot, so a TaskManager, of its own: `riffle up --task-managers 6` for all six.
 
     Examples:
 
@@ -94,6 +95,8 @@ def submit(
             if job is Job.EXPERIMENTS
             else submit_beliefs(stack, savepoint=savepoint)
             if job is Job.BELIEFS
+            else submit_top_lists(stack, savepoint=savepoint)
+            if job is Job.TOP_LISTS
             else submit_item_aggregates(stack, savepoint=savepoint)
         )
         err.print("Submitted; waiting until every task runs.")
@@ -159,6 +162,12 @@ def submit_experiments(stack: Stack, *, namespace: str = "", savepoint: str | No
 def submit_beliefs(stack: Stack, *, namespace: str = "", savepoint: str | None = None) -> str:
     """The job's id."""
     return _submit(stack, Job.BELIEFS, stack.connections(namespace), [], savepoint)
+
+
+def submit_top_lists(stack: Stack, *, namespace: str = "", savepoint: str | None = None) -> str:
+    """The job's id."""
+    where = stack.connections(namespace)
+    return _submit(stack, Job.TOP_LISTS, where, ["--redis-url", where.redis_url], savepoint)
 
 
 def submit_item_aggregates(stack: Stack, *, namespace: str = "", savepoint: str | None = None) -> str:

@@ -60,7 +60,8 @@ def rebuild(
         out.print_json(msgspec.json.encode(rebuilt).decode())
     else:
         out.print(
-            f"{rebuilt.lists} lists, {rebuilt.features} users' features and {rebuilt.item_rows} rows of counters written; "
+            f"{rebuilt.lists} lists, {rebuilt.features} users' features, {rebuilt.item_rows} rows of counters and "
+            f"{rebuilt.top_lists} top lists written; "
             f"{rebuilt.kept} were there already, {rebuilt.expired} too old, {rebuilt.unreadable} unreadable."
         )
     if unfinished:

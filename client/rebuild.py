@@ -2,7 +2,8 @@
 
 ranked-feed-latest ─┐
 features ───────────┼─ compare-and-set, as the jobs write ─► Redis     what Redis already holds newer stays
-item-features ──────┘
+item-features ──────┤
+top-lists ──────────┘
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from connect.redis import Nodes
 from connect.slots import Command
 from schemas import topics
 from schemas.features_row import row_codec
-from schemas.keys import features_redis_key, item_features_redis_key, list_redis_key
+from schemas.keys import features_redis_key, item_features_redis_key, list_redis_key, top_list_redis_key
 from schemas.ranking import decode_features, decode_list
 from schemas.redis_layout import (
     CAS_SCRIPT,
@@ -24,10 +25,13 @@ from schemas.redis_layout import (
     LIST_TTL_MS,
     ROW_FIELD,
     ROW_TTL_MS,
+    TOP_LIST_FIELD,
+    TOP_LIST_TTL_MS,
     Entry,
     cas_arguments,
     version,
 )
+from schemas.top_lists import decode_top_list
 
 BATCH = 200
 
@@ -38,6 +42,7 @@ class Rebuilt(msgspec.Struct):
     lists: int = 0
     features: int = 0
     item_rows: int = 0
+    top_lists: int = 0
     kept: int = 0
     expired: int = 0
     removed: int = 0  # tombstones: nothing to write
@@ -81,13 +86,22 @@ def row_write(key: bytes | None, value: bytes, namespace: str, now_ms: int) -> W
     return Write(Entry(name, ROW_FIELD, value), version(row.state_epoch, row.row_no), left_ms)
 
 
+def top_list_write(key: bytes | None, value: bytes, namespace: str, now_ms: int) -> Write:
+    """What a record of `top-lists` writes. Raises msgspec.DecodeError."""
+    told = decode_top_list(value)
+    left_ms = TOP_LIST_TTL_MS - (now_ms - told.window_end_ms)
+    name = top_list_redis_key(namespace, (key or b"").decode())
+    return Write(Entry(name, TOP_LIST_FIELD, value), version(told.state_epoch, told.list_no), left_ms)
+
+
 def rebuild(scanner: Scanner, redis: Nodes, namespace: str, now_ms: int) -> Rebuilt:
-    """Write every list, user's features and row of counters that Redis would still keep. Redis's errors pass through."""
+    """Write every list, user's features, row of counters and top list that Redis would still keep. Redis's errors pass through."""
     rebuilt = Rebuilt()
     for topic, write_of, counter in (
         (topics.RANKED_FEED_LATEST, list_write, "lists"),
         (topics.FEATURES, features_write, "features"),
         (topics.ITEM_FEATURES, row_write, "item_rows"),
+        (topics.TOP_LISTS, top_list_write, "top_lists"),
     ):
         batch: list[Write] = []
         for record in scanner.everything(topic):

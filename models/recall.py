@@ -1,6 +1,7 @@
 """Recall: the first two stages of the cascade, from a user's state to the candidates that the ranker is asked about.
 
     the bundle's tables ─┐
+    the stream's lists ──┤
     nearest vectors ─────┴─ RECALLED ─ light scores ─ the best `limit` less newcomers ─┐
     newcomers, nearest first ──────────────────────────────────────────────────────────┴─ candidates
 
@@ -10,7 +11,7 @@ items: the sources that are theirs alone grow with each interaction, until the K
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -22,12 +23,15 @@ from models.retrieval import NEW, SOURCES, Codes, Retriever
 from models.towers import Towers
 from models.vocabulary import Describe, Rows
 from schemas.items import Item
+from schemas.top_lists import TopList
 from schemas.user_state import UserState
+from udfs.logic.beliefs import Moment
 from udfs.logic.slate import KNOWN_FROM, Retrieved, interactions
 
 RECALLED = 1_000
 _POPULAR_SHARE = 0.05  # at least, of what is recalled
 _NEW_SHARE = 0.05  # of the candidates, where there are newcomers
+_NO_ROWS = np.zeros(0, np.int32)
 
 
 class Recall:
@@ -51,16 +55,23 @@ class Recall:
         if self._towers is not None:
             self.newcomers.update(items)
 
-    def retrieve(self, state: UserState, limit: int, now_ms: int, done: Callable[[str], None]) -> Retrieved:
-        """At most `limit` candidates; `done` is told of each stage when it ends."""
+    def lists_changed(self, keys: Iterable[str], lists: Mapping[str, TopList]) -> None:
+        """Top lists as the stream has them now."""
+        self._retriever.lists.update(keys, lists)
+
+    def retrieve(
+        self, state: UserState, limit: int, now_ms: int, done: Callable[[str], None], at: Moment | None = None
+    ) -> Retrieved:
+        """At most `limit` candidates; `done` is told of each stage when it ends. `at` is where the user is, if that may count."""
+        here = self._retriever.lists.popular(at.device, at.geo, at.hour) if at is not None else _NO_ROWS
         if self._towers is None:
-            rows, codes = self._retriever.retrieve(state, limit)
+            rows, codes = self._retriever.retrieve(state, limit, here=here)
             done("recall")
             return self._as_candidates(rows, codes, 0)
         user = self._towers.user(state, self._towers.past(state, now_ms), now_ms)
         own_share = min(1 - _POPULAR_SHARE, interactions(state) / KNOWN_FROM)
         nearest = self._nearest.search(user.recall, int(RECALLED * own_share))
-        rows, codes = self._retriever.retrieve(state, RECALLED, nearest)
+        rows, codes = self._retriever.retrieve(state, RECALLED, nearest, here)
         new = self.newcomers.search(user.recall, int(limit * _NEW_SHARE))
         done("recall")
         room = max(0, limit - len(new.rows))

@@ -27,7 +27,9 @@ from schemas.event import Click
 from schemas.features import registry
 from schemas.items import Item
 from schemas.ranking import RankedItem
+from schemas.top_lists import TopList
 from schemas.user_state import UserState, seen_hash
+from udfs.logic.beliefs import Moment
 from udfs.logic.sessions import Position, apply_event
 from udfs.logic.slate import Retrieved
 
@@ -107,8 +109,10 @@ class LoadedBundle:
         scores: Floats = self._popularity.take(rows)
         return scores
 
-    def retrieve(self, state: UserState, limit: int, now_ms: int, done: Callable[[str], None]) -> Retrieved:
-        return self.recall.retrieve(state, limit, now_ms, done)
+    def retrieve(
+        self, state: UserState, limit: int, now_ms: int, done: Callable[[str], None], at: Moment | None = None
+    ) -> Retrieved:
+        return self.recall.retrieve(state, limit, now_ms, done, at)
 
     def light(self, state: UserState, rows: Rows, now_ms: int) -> Floats:
         return self.recall.light(state, rows, now_ms)
@@ -195,10 +199,12 @@ class BundleStore:
         describe: Describe | None = None,
         source: Source | None = None,
         catalogue: Mapping[str, Item] | None = None,
+        lists: Mapping[str, TopList] | None = None,
     ) -> None:
         self._folder = Path(folder) if folder else SHIPPED
         self._cache_bytes, self._describe, self._source = cache_mb * 2**20, describe, source
         self._catalogue: Mapping[str, Item] = {} if catalogue is None else catalogue
+        self._lists: Mapping[str, TopList] = {} if lists is None else lists
         self._lock = threading.Lock()
         self._loaded: OrderedDict[str, LoadedBundle] = OrderedDict()
         self._loading: set[str] = set()
@@ -217,6 +223,12 @@ class BundleStore:
         ids = list(item_ids)
         for one in self._kept():
             self._tell(one, ids)
+
+    def lists_changed(self, keys: Iterable[str]) -> None:
+        """Top lists of the stream that are others now."""
+        told = list(keys)
+        for one in self._kept():
+            one.recall.lists_changed(told, self._lists)
 
     def _tell(self, bundle: LoadedBundle, item_ids: list[str]) -> None:
         # Looked up one by one while the bundle takes them, so that of two threads that tell of an item both tell the newest.
@@ -268,7 +280,9 @@ class BundleStore:
             while len(self._loaded) > _KEPT:
                 oldest = next(name for name in self._loaded if name not in (version, self.current.version))
                 del self._loaded[oldest]
-        self._tell(bundle, list(self._catalogue))  # now that it hears of changes: what came before it was loaded
+        # Now that it hears of changes: what came before it was loaded.
+        self._tell(bundle, list(self._catalogue))
+        bundle.recall.lists_changed(list(self._lists), self._lists)
 
     def _load(self, version: str) -> LoadedBundle:
         bundle = Bundle.load(self._folder / version)

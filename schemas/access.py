@@ -33,6 +33,7 @@ TOPIC, GROUP, TRANSACTION = "topic", "group", "transactional-id"
 
 # The jobs' names, in groups and transactional ids; jobs/*.py. They share a principal, as they share Flink's processes.
 _JOB, _AGGREGATES, _EXPERIMENTS, _BELIEFS = "personalise", "item-aggregates", "experiments", "beliefs"
+_TOP_LISTS = "top-lists"
 _JOB_READS = (
     topics.EVENTS,
     topics.RANK_REQUESTS,
@@ -42,6 +43,7 @@ _JOB_READS = (
     topics.INTERACTIONS,
     topics.ITEM_FEATURES,
     topics.RANKED_FEED,
+    topics.TOP_LISTS,
     topics.BELIEFS,
 )
 _JOB_WRITES = (
@@ -59,6 +61,7 @@ _JOB_WRITES = (
     topics.EVENTS_LATE,
     topics.EXPERIMENT_UNITS,
     topics.EXPERIMENT_METRICS,
+    topics.TOP_LISTS,
     topics.BELIEFS,
 )
 
@@ -95,6 +98,7 @@ def kafka_grants(principal: str, namespace: str) -> list[Grant]:
             Grant(kind=GROUP, name=where.group(_AGGREGATES), operations=("Read",)),
             Grant(kind=GROUP, name=where.group(_EXPERIMENTS), operations=("Read",)),
             Grant(kind=GROUP, name=where.group(_BELIEFS), operations=("Read",)),
+            Grant(kind=GROUP, name=where.group(_TOP_LISTS), operations=("Read",)),
             Grant(kind=TRANSACTION, name=group, operations=("Write", "Describe"), prefixed=True),
         ]
     if principal == TRAINING:

@@ -21,6 +21,7 @@ from schemas.interaction import Interaction
 from schemas.items import Item
 from schemas.policy import Policy
 from schemas.ranking import RankedList, RankRequest, RankResponse, SessionFeatures
+from schemas.top_lists import TopList
 from schemas.training import TrainingRow, Unmatched
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "schemas"
@@ -48,6 +49,9 @@ CONTRACTS: dict[str, Contract] = {
         SessionFeatures, "Session features", "the value of a record on `features`; the Redis field `features`"
     ),
     "interaction": Contract(Interaction, "Interaction", "the value of a record on `interactions`"),
+    "top-list": Contract(
+        TopList, "Top list", "the value of a record on `top-lists`; the Redis field `list` of a top list"
+    ),
     "item": Contract(Item, "Item", "the value of a record on `items`"),
     "training-row": Contract(TrainingRow, "Training row", "the value of a record on `training-rows`"),
     "training-unmatched": Contract(Unmatched, "Unmatched record", "the value of a record on `training-unmatched`"),

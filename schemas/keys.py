@@ -58,6 +58,11 @@ def experiment_redis_key(namespace: str, arm_key: str) -> str:
     return f"{namespace}experiment:{_hash_tag(arm_key)}"
 
 
+def top_list_redis_key(namespace: str, list_key: str) -> str:
+    """Redis key of a top list; `list_key` is that of the record on `top-lists`."""
+    return f"{namespace}top-list:{_hash_tag(list_key)}"
+
+
 def item_features_redis_key(namespace: str, version: int, row_key: str) -> str:
     """Redis key of a row of item features, of one version of the row; see schemas.features_row."""
     return f"{namespace}item-features:v{version}:{_hash_tag(row_key)}"

@@ -5,6 +5,7 @@
     hash  <namespace>popular:<surface>         items              a JSON list of item ids, for users without a list
     hash  <namespace>item-features:v<row version>:{<level>|<name>}
                                                version, row       the newest counters of an item or group (features_row)
+    hash  <namespace>top-list:{<kind>|<name>}  version, list      the newest TopList (top_lists)
     hash  <namespace>experiment:{<experiment>|<arm>|<surface>|<segment>}
                                                version, arm       the newest ArmMetrics (experiment_metrics)
 
@@ -32,12 +33,14 @@ FEATURES_FIELD = "features"
 POPULAR_FIELD = "items"
 ROW_FIELD = "row"
 ARM_FIELD = "arm"
+TOP_LIST_FIELD = "list"
 
 _DAY_MS = 86_400_000
 LIST_TTL_MS = 7 * _DAY_MS
 FEATURES_TTL_MS = 7 * _DAY_MS
 ARM_TTL_MS = 90 * _DAY_MS
 ROW_TTL_MS = 29 * _DAY_MS  # nothing is counted for longer than 28 days
+TOP_LIST_TTL_MS = 29 * _DAY_MS  # four half-lives of the longest, and what has not changed since says little
 
 CAS_SCRIPT = """\
 local set = 0
@@ -56,7 +59,8 @@ _LIMIT = 2**64
 
 
 class Entry(NamedTuple):
-    """One hash to write: `field` is LIST_FIELD or FEATURES_FIELD and `body` its JSON; or ROW_FIELD and a packed row."""
+    """One hash to write: `field` is LIST_FIELD or FEATURES_FIELD and `body` its JSON; or ROW_FIELD and a
+    packed row; or TOP_LIST_FIELD and its JSON."""
 
     key: str
     field: str

@@ -32,6 +32,7 @@ RANKED_FEED_LATEST = "ranked-feed-latest"
 RANKINGS_LOG = "rankings-log"
 FEATURES = "features"
 ITEM_FEATURES = "item-features"
+TOP_LISTS = "top-lists"
 BELIEFS = "beliefs"
 EVENTS_DLQ = "events-dlq"
 EVENTS_LATE = "events-late"
@@ -68,6 +69,14 @@ TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(
         name=ITEM_FEATURES,
         purpose="counters of items, groups and contexts, keyed v<row version>|<level>|<name>",
+        partitions=4,
+        retention_ms=None,
+        compacted=True,
+        compression="lz4",
+    ),
+    TopicSpec(
+        name=TOP_LISTS,
+        purpose="what is chosen together and in a context, keyed <kind>|<name>",
         partitions=4,
         retention_ms=None,
         compacted=True,

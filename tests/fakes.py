@@ -16,6 +16,7 @@ from schemas.event import Event, Rejected, parse_event
 from schemas.ranking import RankedItem
 from schemas.record import Record
 from schemas.user_state import UserState, seen_hash
+from udfs.logic.beliefs import Moment
 from udfs.logic.slate import Retrieved
 
 NOW = 1_767_225_600_000  # 2026-01-01T00:00:00Z
@@ -256,6 +257,7 @@ class FakeBundle:
         self.item_features = SimpleNamespace(offsets={2: 7})
         self.feature_ids = ["lift_2h@1"]
         self.has_light = False
+        self.asked_at: Moment | None = None
 
     def session_vector(self, state: UserState, now_ms: int) -> list[float]:
         return []
@@ -276,7 +278,10 @@ class FakeBundle:
     def popularity(self, rows: Any) -> Any:
         return (100 - rows).astype(np.float32)
 
-    def retrieve(self, state: UserState, limit: int, now_ms: int, done: Callable[[str], None]) -> Retrieved:
+    def retrieve(
+        self, state: UserState, limit: int, now_ms: int, done: Callable[[str], None], at: Moment | None = None
+    ) -> Retrieved:
+        self.asked_at = at
         rows = np.arange(1, min(limit + 1, len(self.item_ids)), dtype=np.int32)
         done("recall")
         ids = [self.item_ids[row] for row in rows]
@@ -320,6 +325,9 @@ class FakeBundleStore:
 
     def items_changed(self, item_ids: list[str]) -> None:
         self.changed = item_ids
+
+    def lists_changed(self, keys: list[str]) -> None:
+        self.lists_told = keys
 
     def items_not_in_bundle(self) -> int:
         return 2

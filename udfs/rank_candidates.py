@@ -58,6 +58,7 @@ from udfs.policies_replica import PoliciesReplica
 from udfs.redis_writer import RedisWriter
 from udfs.replica import ItemsReplica
 from udfs.runner import Busy, NoThreadLeft, Runner, TimedOut
+from udfs.top_lists_replica import TopListsReplica
 
 log = logging.getLogger(__name__)
 
@@ -129,16 +130,20 @@ class RankCandidates(AsyncFunction):
         self._times = StageTimes(metrics, SUMMED, TIMED)
         self._replica = ItemsReplica(self._connections)
         self._features = ItemFeaturesReplica(self._connections, registry(), self._replica.groups_of)
+        self._lists = TopListsReplica(self._connections)
         self._bundles = BundleStore(
             self._settings.bundles,
             self._settings.cache_mb,
             self._replica.groups_of,
             self._features,
             self._replica.items,
+            self._lists.lists,
         )
         self._replica.changed = self._bundles.items_changed
         self._replica.start()
         self._features.start()
+        self._lists.changed = self._bundles.lists_changed
+        self._lists.start()
         self._policies = PoliciesReplica(self._connections)
         self._policies.start()
         self._beliefs = BeliefsReplica(self._connections)
@@ -167,6 +172,8 @@ class RankCandidates(AsyncFunction):
         watch(metrics, "features_fetched", lambda: self._bundles.item_features_served()[0])
         for name in ITEM_COUNTERS:
             watch(metrics, f"feature_nulls_{name}", partial(self._nulls, name))
+        watch(metrics, "top_lists_known", lambda: len(self._lists))
+        watch(metrics, "top_lists_rejected", lambda: self._lists.rejected)
         watch(metrics, "beliefs_known", lambda: len(self._beliefs))
         watch(metrics, "beliefs_rejected", lambda: self._beliefs.rejected)
         watch(metrics, "policies_known", lambda: len(self._policies))
@@ -186,6 +193,7 @@ class RankCandidates(AsyncFunction):
     def close(self) -> None:
         self._replica.stop()
         self._features.stop()
+        self._lists.stop()
         self._policies.stop()
         self._beliefs.stop()
         self._bundles.close()
@@ -352,6 +360,7 @@ class RankCandidates(AsyncFunction):
             previous=[item.item_id for item in last.items] if last and last.event_no == state.event_no else None,
             seed=seed_of(task.key, surface, task.state_epoch, task.list_no, policy.version),
             tables=self._tables,
+            at=at,
         )
 
     async def _slate(

@@ -98,6 +98,17 @@ class FakeBeliefs(FakeReplica):
         return np.array([[900.0 * (item_id == "item-7"), 0.0] for item_id in item_ids])
 
 
+class FakeLists(FakeReplica):
+    """A copy of top-lists of which the ranker only asks how it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lists: dict[str, Any] = {"all|": None}
+
+    def __len__(self) -> int:
+        return len(self.lists)
+
+
 class FakePolicies(FakeReplica):
     """Policies by surface, and by version."""
 
@@ -150,6 +161,8 @@ class Harness:
         monkeypatch.setattr(rank_candidates, "PoliciesReplica", lambda *_: self.policies)
         self.beliefs = FakeBeliefs()
         monkeypatch.setattr(rank_candidates, "BeliefsReplica", lambda *_: self.beliefs)
+        self.lists = FakeLists()
+        monkeypatch.setattr(rank_candidates, "TopListsReplica", lambda *_: self.lists)
         monkeypatch.setattr(rank_candidates, "RedisWriter", lambda *_: self.redis)
         self.operator = RankCandidates(
             Connections(namespace="test-"), RankSettings("", **({"model_limit_ms": 5_000} | settings))
@@ -307,6 +320,22 @@ def test_the_copy_of_item_features_is_followed_and_measured(harness: Harness) ->
     harness.operator.close()
     assert not harness.features.running
     assert harness.store.closed
+
+
+def test_the_copy_of_top_lists_is_followed_and_tells_the_bundles(harness: Harness) -> None:
+    assert harness.lists.running
+    harness.lists.changed(["all|"])  # type: ignore[attr-defined]
+    assert harness.store.lists_told == ["all|"]
+    harness.lists.rejected = 3
+    assert (harness.counts["top_lists_known"], harness.counts["top_lists_rejected"]) == (1, 3)
+    harness.operator.close()
+    assert not harness.lists.running
+
+
+def test_candidates_are_found_by_where_the_request_says_the_user_is(harness: Harness) -> None:
+    asked = request(context=Context(device="mobile", geo="de", channel="app"))
+    harness.run(task("home", trigger="request", request=asked))
+    assert harness.bundle.asked_at == Moment(NOW // 3_600_000, "mobile", "de", "app", True)
 
 
 def test_the_same_content_has_the_same_list_id_and_other_content_another(harness: Harness) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from jobs import beliefs, experiments, item_aggregates, training_log
+from jobs import beliefs, experiments, item_aggregates, top_lists, training_log
 from jobs.personalise import NAME, RANKED_TOPICS, RECORDS_TOPICS
 from schemas import access, topics
 from schemas.connections import SECRETS, Connections
@@ -29,6 +29,7 @@ def test_the_job_may_write_what_it_writes_and_read_what_it_reads() -> None:
         *EXACTLY_ONCE_TOPICS,
         topics.ITEM_FEATURES,
         *experiments.TOPICS,
+        topics.TOP_LISTS,
         topics.BELIEFS,
     }
     assert may(access.JOB, "Read") == {
@@ -40,6 +41,7 @@ def test_the_job_may_write_what_it_writes_and_read_what_it_reads() -> None:
         topics.INTERACTIONS,
         topics.ITEM_FEATURES,
         topics.RANKED_FEED,
+        topics.TOP_LISTS,
         topics.BELIEFS,
     }
     others = {(grant.kind, grant.name, grant.prefixed) for grant in access.kafka_grants(access.JOB, "eu-")}
@@ -47,7 +49,8 @@ def test_the_job_may_write_what_it_writes_and_read_what_it_reads() -> None:
     aggregates = f"eu-riffle-{item_aggregates.NAME}"
     proof = f"eu-riffle-{experiments.NAME}"
     learnt = f"eu-riffle-{beliefs.NAME}"
-    wanted = {(access.GROUP, name, False) for name in (group, aggregates, proof, learnt)} | {
+    chosen = f"eu-riffle-{top_lists.NAME}"
+    wanted = {(access.GROUP, name, False) for name in (group, aggregates, proof, learnt, chosen)} | {
         (access.TRANSACTION, group, True)
     }
     assert wanted <= others

@@ -45,6 +45,7 @@ FAMILIES = {
     "fallback_{fallback}": {"fallback_<name>"},
     "unmatched_{found.reason}": {"unmatched_<reason>"},
     "interactions_{level}": {"interactions_late", "interactions_flagged", "interactions_unreadable"},
+    "choices_{kind}": {"choices_late", "choices_flagged", "choices_not_allowed"},
     "feature_nulls_{name}": {"feature_nulls_<name>"},
 }
 
@@ -80,7 +81,7 @@ def parsed(path: str) -> ast.Module:
 def test_the_table_of_topics_is_the_code() -> None:
     guarantees = dict.fromkeys((*RANKED_TOPICS, *RECORDS_TOPICS), "at least once")
     guarantees |= dict.fromkeys((*EXACTLY_ONCE_TOPICS, *TRAINING_TOPICS), "exactly once")
-    guarantees |= dict.fromkeys((topics.ITEM_FEATURES, topics.BELIEFS), "at least once")
+    guarantees |= dict.fromkeys((topics.ITEM_FEATURES, topics.TOP_LISTS, topics.BELIEFS), "at least once")
     guarantees |= dict.fromkeys(EXPERIMENT_TOPICS, "at least once")
     wanted = []
     for spec in topics.TOPICS:
@@ -182,6 +183,8 @@ def test_every_counter_is_explained() -> None:
             "aggregate-arms and store-arm-metrics",
             "aggregate-items and aggregate-groups",
             "store-item-features",
+            "update-top-lists",
+            "store-top-lists",
             "update-beliefs",
         )
         for row in rows(section(METRICS, part))

@@ -24,6 +24,7 @@ from schemas.items import Item
 from schemas.policy import DEFAULT, Explore, Pinned, Policy, Sponsored
 from schemas.ranking import Contribution, RankedItem
 from schemas.user_state import QUERY_MARK, TARGET_MARK, UserState, action_name, seen_hash
+from udfs.logic.beliefs import Moment
 from udfs.logic.consent import consent_of
 from udfs.logic.diversity import likeness_of_groups, likeness_of_vectors
 from udfs.logic.exploration import BetaTables
@@ -59,8 +60,11 @@ class Ranker(Protocol):
     def popularity(self, rows: Rows) -> Scores:
         """(n,) how popular each row is with everybody: what ranks where a list may not be personal."""
 
-    def retrieve(self, state: UserState, limit: int, now_ms: int, done: Callable[[str], None]) -> Retrieved:
-        """At most `limit` distinct candidates; `done` is told of each of its stages when it ends."""
+    def retrieve(
+        self, state: UserState, limit: int, now_ms: int, done: Callable[[str], None], at: Moment | None = None
+    ) -> Retrieved:
+        """At most `limit` distinct candidates; `done` is told of each of its stages when it ends. `at` says where the user is; None
+        where that may not count."""
 
     has_light: bool  # whether there is a pre-ranker
 
@@ -111,6 +115,7 @@ class World:
     previous: list[str] | None = None  # the list before, where the user has done nothing since
     seed: int = 0
     tables: BetaTables = field(default_factory=BetaTables)
+    at: Moment | None = None  # when the list is made, and where the user is
 
 
 @dataclass
@@ -207,7 +212,7 @@ def gather(
     """The candidates, what the rules take out, and what is known of the rest."""
     policy, passed_over = world.policy, 0
     if requested is None:
-        own = ranker.retrieve(state, limit, now_ms, done)
+        own = ranker.retrieve(state, limit, now_ms, done, world.at if consent_of(state).personalise else None)
         item_ids, sources, rows, passed_over = own.item_ids, own.sources, own.rows, own.passed_over
         hashes: npt.NDArray[np.uint32] | None = own.seen_hashes
     else:

@@ -25,7 +25,8 @@ def beside(state: UserState, event: Event) -> list[str] | None:
     if event.event_type not in CHOSEN or event.item_id is None:
         return None
     own = event.item_id.encode()
-    times, others = 0, []
+    times = 0
+    others: list[bytes] = []
     for slot, code in zip(reversed(state.session_slots), reversed(state.session_actions)):
         if code & 15 not in _CODES:
             continue
