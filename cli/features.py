@@ -11,7 +11,17 @@ from rich.text import Text
 
 from cli.connecting import connections, err, fail, out, plainly, redis_nodes
 from client.features import read_rows, read_user
-from schemas.features import DEFINITIONS, LOCK, RECORD_COMMAND, FeatureError, Registry, parse, read_lock, registry
+from schemas.features import (
+    DEFINITIONS,
+    LOCK,
+    RECORD_COMMAND,
+    FeatureError,
+    Registry,
+    changed_definition,
+    parse,
+    read_lock,
+    registry,
+)
 from schemas.features_row import ALL, LEVELS, ItemRow, RowError, RowKey, row_codec
 from schemas.keys import user_key
 from udfs.logic.item_rates import rates, window_share
@@ -124,7 +134,7 @@ def diff() -> None:
         for name in names:
             out.print(f"{title:8} {name}", markup=False, highlight=False)
     if changed:
-        fail("A published definition was changed: put it back, and add the new one under the next version.")
+        fail(changed_definition(changed[0]))
     if new:
         fail(f"Not recorded yet: run `{RECORD_COMMAND}` and commit {LOCK.name}.")
     err.print(f"{len(defined) - 1} features and the item row are as published.")

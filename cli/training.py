@@ -64,9 +64,10 @@ def check(
 
         riffle training-rows check /srv/riffle/training --repair
     """
-    damage = []
+    damage, written = [], 0
     with plainly():
         for files in _files(folder):
+            written += sum(len(commit.files) for commit in files.commits())
             found = files.damaged()
             damage += [(files.folder.relative_to(folder) / one.path, one) for one in found]
             if repair and found:
@@ -79,8 +80,10 @@ def check(
         err.print("Put aside in _damaged: export again, as long as the topic has those offsets.")
     elif damage:
         fail(f"{len(damage)} files are damaged: run it with --repair, then export again.")
+    elif not written:
+        fail(f"Nothing was ever exported to {folder}: name the folder that `riffle training-rows export` was given.")
     else:
-        out.print("Every file is as it was written.")
+        out.print(f"All {written} files are as they were written.")
 
 
 def _files(folder: Path) -> list[TrainingFiles]:

@@ -167,7 +167,7 @@ def load(definitions: str, lock: str) -> Registry:
         if name not in recorded:
             raise FeatureError(f"{name} is not in {LOCK.name}: record it with `{RECORD_COMMAND}` and commit the file.")
         if recorded[name] != fingerprint:
-            raise FeatureError(_changed(name))
+            raise FeatureError(changed_definition(name))
     return loaded
 
 
@@ -196,7 +196,7 @@ def recorded_lock(loaded: Registry, lock: str) -> str:
     recorded = read_lock(lock)
     for name, fingerprint in loaded.published().items():
         if recorded.setdefault(name, fingerprint) != fingerprint:
-            raise FeatureError(_changed(name))
+            raise FeatureError(changed_definition(name))
     lines = [f"{name} {fingerprint}" for name, fingerprint in sorted(recorded.items())]
     return "\n".join(
         ["# What was ever published: name@version and fingerprint. Written by", f"# {RECORD_COMMAND}", *lines, ""]
@@ -218,7 +218,8 @@ def read_lock(lock: str) -> dict[str, str]:
     return found
 
 
-def _changed(name: str) -> str:
+def changed_definition(name: str) -> str:
+    """What to do where the definition of `name@version`, which was published, is another now."""
     feature, _, version = name.partition("@")
     if feature == "item_row":
         return (

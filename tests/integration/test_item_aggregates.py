@@ -38,7 +38,7 @@ def result() -> dict[str, Any]:
 
 
 def history(result: dict[str, Any], key: str) -> list[ItemRow | None]:
-    found = [value for name, value in result["records"] if bytes.fromhex(name) == f"v1|{key}".encode()]
+    found = [value for name, value in result["records"] if bytes.fromhex(name) == f"v{CODEC.version}|{key}".encode()]
     return [None if value is None else CODEC.decode(bytes.fromhex(value)) for value in found]
 
 

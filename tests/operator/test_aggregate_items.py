@@ -14,7 +14,8 @@ from pyflink.datastream import OutputTag
 from jobs.item_aggregates import counting
 from schemas import topics
 from schemas.connections import Connections
-from schemas.features_row import ItemRow
+from schemas.features_row import ItemRow, RowKey
+from schemas.keys import item_features_redis_key
 from tests.fakes import DAY, HOUR, NOW, FakeClock, FakeContext, FakeRuntimeContext
 from udfs import aggregate_items
 from udfs.aggregate_items import AGGREGATE_ITEMS, CATALOGUE, AggregateItems
@@ -25,6 +26,7 @@ from udfs.store_item_features import StoreItemFeatures
 ROWS = OutputTag("rows", Types.STRING())
 COUNTS = counting()
 SLICE = NOW // SLICE_MS
+SHOE = COUNTS.codec.record_key(RowKey("item", "shoe-7"))
 
 
 class Harness:
@@ -75,7 +77,7 @@ def shoe(clock: FakeClock) -> Harness:
 def test_a_delta_becomes_a_row_under_the_items_key(shoe: Harness) -> None:
     ((tag, record),) = shoe.delta(click=2, impression=9)
     assert tag is ROWS
-    assert (record[0], record[1]) == (f"test-{topics.ITEM_FEATURES}", b"v1|item|shoe-7")
+    assert (record[0], record[1]) == (f"test-{topics.ITEM_FEATURES}", SHOE)
     row = COUNTS.codec.decode(record[2])
     assert (value(row, "clicks_2h"), value(row, "impressions_28d")) == (2, 9)
     assert (row.state_epoch, row.row_no, row.window_end_ms) == (7, NOW, (SLICE + 1) * SLICE_MS)
@@ -178,7 +180,7 @@ def store(writer: FakeWriter) -> tuple[StoreItemFeatures, FakeRuntimeContext]:
 
 def record(count: int) -> Row:
     row = ItemRow(7, 5, NOW, (count,) * len(COUNTS.columns))
-    return Row(topics.ITEM_FEATURES, b"v1|item|shoe-7", COUNTS.codec.encode(row), {})
+    return Row(topics.ITEM_FEATURES, SHOE, COUNTS.codec.encode(row), {})
 
 
 @pytest.mark.asyncio
@@ -187,7 +189,7 @@ async def test_a_row_is_written_under_its_version_and_goes_on() -> None:
     operator, runtime = store(writer)
     assert await operator.async_invoke(record(3)) == [record(3)]
     (((key,), (at, _, field, body)),) = writer.writes
-    assert key == "riffle:item-features:v1:{item|shoe-7}"
+    assert key == item_features_redis_key("riffle:", COUNTS.codec.version, "item|shoe-7")
     assert (at, field, body) == (f"{7:016x}{5:016x}", "row", record(3)[2])
     assert runtime.metrics.counts()["rows_stored"] == 1
 
@@ -196,7 +198,7 @@ async def test_a_row_is_written_under_its_version_and_goes_on() -> None:
 async def test_a_row_of_zeros_is_a_tombstone_on_kafka_and_zeros_in_redis() -> None:
     writer = FakeWriter()
     operator, _ = store(writer)
-    assert await operator.async_invoke(record(0)) == [Row(topics.ITEM_FEATURES, b"v1|item|shoe-7", None, {})]
+    assert await operator.async_invoke(record(0)) == [Row(topics.ITEM_FEATURES, SHOE, None, {})]
     assert writer.writes[0][1][3] == record(0)[2]
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from cli import features
 from connect.slots import Command
-from schemas.features import LOCK, registry
+from schemas.features import DEFINITIONS, LOCK, registry
 from schemas.features_row import ALL, ItemRow, RowKey, row_codec
 from schemas.keys import item_features_redis_key
 
@@ -104,3 +104,14 @@ def test_diff_is_quiet_where_all_is_recorded(monkeypatch: pytest.MonkeyPatch, tm
     assert shown.exit_code == 1
     assert "new      clicks_2h@1" in shown.output
     assert "retired  old_clicks@1" in shown.output
+
+
+def test_diff_says_what_to_do_about_a_change(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    changed = tmp_path / DEFINITIONS.name
+    blocks = DEFINITIONS.read_text().split("[[feature]]")
+    (hides,) = (one for one in blocks if 'name = "hides_28d"' in one)
+    changed.write_text("[[feature]]".join([*blocks, hides.replace("hides_28d", "hides_one_more")]))
+    monkeypatch.setattr(features, "DEFINITIONS", changed)
+    shown = run("diff")
+    assert shown.exit_code == 1
+    assert "set item_row = " in " ".join(shown.output.split())

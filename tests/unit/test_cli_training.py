@@ -143,6 +143,12 @@ def test_export_check_and_repair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert RUNNER.invoke(training.app, ["check", folder]).exit_code == 0
 
 
+def test_a_folder_that_nothing_was_exported_to_is_not_called_whole(tmp_path: Path) -> None:
+    said = RUNNER.invoke(training.app, ["check", str(tmp_path)])
+    assert said.exit_code == 1
+    assert "Nothing was ever exported" in said.output
+
+
 @pytest.mark.parametrize("command", ["export", "check"])
 def test_help_teaches_with_an_example(command: str) -> None:
     said = " ".join(RUNNER.invoke(training.app, [command, "--help"]).output.split())

@@ -137,7 +137,7 @@ def test_a_group_that_lost_its_row_keeps_its_place(copy: ItemFeaturesReplica) ->
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [(b"junk", row()), (None, row()), (b"v1|item|boot-1", b"junk"), (b"v1|item|boot-1", row()[:-1])],
+    [(b"junk", row()), (None, row()), (CODEC.record_key(BOOT), b"junk"), (CODEC.record_key(BOOT), row()[:-1])],
 )
 def test_a_broken_record_is_counted_and_changes_nothing(
     copy: ItemFeaturesReplica, key: bytes | None, value: bytes
