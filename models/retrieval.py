@@ -58,7 +58,7 @@ class Retriever:
         if len(recent):
             items = recent[recent >= self._first_item][:_SEEDS]
             # Round by round: the strongest neighbour of every seed, then the second of every seed.
-            around = self.lists.neighbours[items].T.ravel()
+            around = self.lists.neighbours(items).T.ravel()
             parts.append(_distinct(around)[: int(limit * _COVISITED_SHARE)])
             groups = _distinct(self._group[recent])[:_GROUPS]
             parts.append(self._in_group[groups].T.ravel()[: int(limit * _GROUP_SHARE)])

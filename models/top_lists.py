@@ -1,6 +1,6 @@
 """Top lists of the stream as rows of a bundle: what retrieval reads of `top-lists`, beside the bundle's own tables.
 
-    item|A        ─ by strength, then what the bundle says and the stream does not ─ neighbours (N, K)
+    item|A        ─ by strength, then what the bundle says and the stream does not ─ neighbours
     device|mobile ─ as it comes ─ popular: rows by key
 
 strength(b) = weight(a, b) / sqrt(weight of all that b was chosen with): without it, what is chosen with everything would be
@@ -31,11 +31,11 @@ class Source(Protocol):
 
 
 class StreamLists:
-    """Of one bundle. A row is replaced while requests read it: at worst one of them sees some of the old and some of the new."""
+    """Of one bundle. Changed by one thread while others ask."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._vocabulary, self._own = bundle.vocabulary, bundle.neighbours
-        self.neighbours = bundle.neighbours.copy()
+        self._near: dict[int, Rows] = {}  # by row, (K,)
         self._popular: dict[str, Rows] = {}
 
     def update(self, keys: Iterable[str], lists: Mapping[str, TopList]) -> None:
@@ -50,11 +50,22 @@ class StreamLists:
                     self._popular[key] = self._rows(told.items)
                 continue
             row = self._vocabulary.row(name)
-            if self._vocabulary.is_item(row):
-                near = self._rows(_by_strength(told, lists)) if told is not None else _NO_ROWS
-                own = self._own[row]
-                found = np.concatenate((near, own[~np.isin(own, near)]))
-                self.neighbours[row] = found[: len(own)]
+            if not self._vocabulary.is_item(row):
+                continue
+            if told is None:
+                self._near.pop(row, None)
+            else:
+                near, own = self._rows(_by_strength(told, lists)), self._own[row]
+                self._near[row] = np.concatenate((near, own[~np.isin(own, near)]))[: len(own)]
+
+    def neighbours(self, rows: Rows) -> Rows:
+        """(n, K) of items, the nearest first: the stream's, then the bundle's; the bundle's where the stream has none."""
+        found: Rows = self._own[rows]
+        for place, row in enumerate(rows.tolist()):
+            near = self._near.get(row)
+            if near is not None:
+                found[place] = near
+        return found
 
     def popular(self, device: str | None, geo: str | None, hour: int) -> Rows:
         """Round by round the most chosen of the device, the geo and the hour (of any day, UTC), as far as the stream knows them;
