@@ -26,6 +26,7 @@ class Interaction(msgspec.Struct, frozen=True, omit_defaults=True):
     ] = []  # clamped, out_of_order, closed_session, the constants above; reroute, replay or alias where it was put back
     # The user's arms when it happened, by experiment: of its surface; without one, of all surfaces the user was on.
     arms: dict[str, str] = {}
+    unit: str | None = None  # by which those were assigned, where it is not `key`
 
     @property
     def flagged(self) -> bool:
