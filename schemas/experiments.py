@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from schemas.event import Channel, Device, Name
+from schemas.policy import located
 from schemas.user_state import HISTORY_CAP
 from schemas.versions import BundleVersion
 
@@ -142,7 +143,7 @@ def read_definition(path: Path) -> Definition:
     except tomllib.TOMLDecodeError as error:
         raise DefinitionError(f"{path} is not TOML: {error}.") from error
     except msgspec.ValidationError as error:
-        raise DefinitionError(f"{path}: {error}.") from error
+        raise DefinitionError(f"{path}: {located(str(error))}.") from error
     return found
 
 

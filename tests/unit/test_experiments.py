@@ -324,7 +324,7 @@ def test_a_good_file_is_accepted(tmp_path: Path) -> None:
             "5 actions and more, and below 5: that is nobody",
         ),
         ("primary =", 'only = { city = ["rome"] }\nprimary =', "unknown field `city`"),
-        ("primary =", 'only = { device = ["fridge"] }\nprimary =', "Invalid enum value 'fridge'"),
+        ("primary =", 'only = { device = ["fridge"] }\nprimary =', "layers number 1.experiments number 1.only.device"),
         ("primary =", "only = { actions_below = 900 }\nprimary =", "<= 200"),
         ("primary =", 'kind = "interleaved"\nprimary =', "clicks decide it, so leave primary and guardrails out"),
         ('name = "new"', 'name = "interleaved"', "An arm of ranker-4 cannot be called interleaved"),
