@@ -12,6 +12,7 @@ from schemas.experiment_metrics import UnitMetrics, unit_key
 from schemas.experiment_state import VERSION, Cell, ExperimentState, decode, encode
 from schemas.experiments import INTERLEAVED
 from schemas.interaction import NO_TRAINING, Interaction
+from schemas.policy import LAST_PLACE
 from schemas.ranking import Draft, Freshness, RankedItem, RankedList, Receipt, Team
 from schemas.user_state import UnknownStateVersion
 from tests.fakes import DAY, HOUR, MINUTE, NOW, event
@@ -263,6 +264,25 @@ def test_drafted_lists_are_kept_for_a_day_and_so_many_at_most() -> None:
     assert [one.list_id for one in user.state.drafts] == ["next"]
     assert user.take(clicked("i1", "L9", NOW)).units  # as a click of the unit; the list is too old
     assert won(user)["control"] == (DRAFTS_CAP + 9, 0, 0)
+
+
+def test_a_list_whose_teams_make_no_sense_is_not_drafted() -> None:
+    """Contract: anybody may write to a topic; the job goes on."""
+    strange = drafted()
+    nobodys = msgspec.structs.replace(strange, items=[msgspec.structs.replace(strange.items[0], team="x")])
+    teamless = msgspec.structs.replace(strange, items=[RankedItem("i0", 1.0, "popular")])
+    alone = msgspec.structs.replace(strange.receipt, draft=Draft("duel", TEAMS[:1]))
+    user = User()
+    for one in (nobodys, teamless, msgspec.structs.replace(strange, receipt=alone)):
+        user.take(one)
+    assert won(user) == {} and user.state.drafts == []
+
+
+def test_a_flood_of_clicks_on_one_list_is_cut() -> None:
+    user = User()
+    for number in range(LAST_PLACE + 20):
+        user.take(clicked(f"other-{number}"))
+    assert len(user.state.drafts[0].clicked) == 4 * LAST_PLACE
 
 
 def test_what_a_bot_clicks_is_marked_and_in_no_arms_total() -> None:

@@ -22,6 +22,7 @@ from schemas.experiment_metrics import UnitMetrics
 from schemas.experiment_state import Cell, DraftedList, ExperimentState
 from schemas.experiments import CROSSED, INTERLEAVED
 from schemas.interaction import Interaction
+from schemas.policy import LAST_PLACE
 from schemas.ranking import RankedList
 from schemas.user_state import seen_hash
 from udfs.logic.interleaving import CHALLENGER, CONTROL, winner
@@ -109,16 +110,18 @@ def take_interaction(state: ExperimentState, one: Interaction) -> Taken:
 
 
 def _made(state: ExperimentState, made: RankedList) -> list[Cell]:
-    """What changes now that it is known who picked what. A list that comes twice changes nothing."""
+    """What changes now that it is known who picked what: nothing for a list that comes twice, or is none of ours."""
     draft = made.receipt.draft
+    arms = [team.arm for team in draft.teams] if draft is not None else []
+    if draft is None or len(arms) != 2 or not {item.team for item in made.items} <= set(arms):
+        return []
     known = _remembered(state, made.list_id, made.created_ms)
-    if draft is None or known is None or known.items:
+    if known is None or known.items:
         return []
     known.at_ms = made.created_ms
-    known.experiment, known.surface, known.segment = draft.experiment, made.surface, state.segment
-    known.arms = [team.arm for team in draft.teams]
+    known.experiment, known.surface, known.segment, known.arms = draft.experiment, made.surface, state.segment, arms
     known.items = b"".join(_hashed(item.item_id) for item in made.items)
-    known.teams = bytes(known.arms.index(item.team or "") for item in made.items)
+    known.teams = bytes(int(item.team == arms[CHALLENGER]) for item in made.items)
     return _credited(known, lists=1)
 
 
@@ -126,7 +129,7 @@ def _clicked(state: ExperimentState, list_id: str, item_id: str, ts_ms: int) -> 
     """An item of a list counts once, however often it is clicked."""
     known = _remembered(state, list_id, ts_ms)
     item = _hashed(item_id)
-    if known is None or item in _split(known.clicked):
+    if known is None or len(known.clicked) >= _HASH_BYTES * LAST_PLACE or item in _split(known.clicked):
         return []
     if not known.items:
         known.clicked += item
@@ -161,7 +164,7 @@ def _credited(known: DraftedList, lists: int = 0) -> list[Cell]:
 
 
 def _remembered(state: ExperimentState, list_id: str, at_ms: int) -> DraftedList | None:
-    """The list's entry, perhaps a new one; None for one too old. Lists of the last day are kept, DRAFTS_CAP at most."""
+    """The list's entry, perhaps a new one; None for one too old. The newest lists of a day are kept, DRAFTS_CAP at most."""
     for known in state.drafts:
         if known.list_id == list_id:
             return known
@@ -171,7 +174,7 @@ def _remembered(state: ExperimentState, list_id: str, at_ms: int) -> DraftedList
     fresh = DraftedList(list_id, at_ms)
     kept = [known for known in state.drafts if known.at_ms > at_ms - DAY_MS]
     state.drafts = sorted([*kept, fresh], key=lambda known: known.at_ms)[-DRAFTS_CAP:]
-    return fresh
+    return fresh if any(known is fresh for known in state.drafts) else None
 
 
 def _hashed(item_id: str) -> bytes:
