@@ -38,6 +38,7 @@ from demo.tastes import Shopper
 from demo.traffic import Given, LiveTraffic
 from demo.truth import Moment
 from demo.world import World, load
+from demo.writer import SURFACE
 from local.stack import Stack
 from proof.interleaved import Interleaved, report_interleaved
 from proof.report import Report, report
@@ -89,16 +90,16 @@ class Teams(msgspec.Struct, frozen=True):
 class Truth(CtrAccount):
     """What the units of each arm, and the items of each team, were expected to report."""
 
-    def __init__(self, world: World, assignment: Assignment) -> None:
+    def __init__(self, world: World, assignment: Assignment, at_ms: int) -> None:
         super().__init__(world)
         self.clicks, self.impressions = defaultdict[str, float](float), defaultdict[str, float](float)
         self.of_teams = defaultdict[str, float](float)
         self.teams: list[str | None] = []  # of the list that is about to be shown
-        self._assignment = assignment
+        self._assignment, self._at_ms = assignment, at_ms
 
     def arms(self, session_id: str) -> dict[str, str]:
         """By the hashes that the stream uses: every visit of the shop is of somebody new, whose unit is the session."""
-        found = self._assignment.of(user_key(None, session_id), "", "home", int(time.time() * 1000))
+        found = self._assignment.of(user_key(None, session_id), "", SURFACE, self._at_ms)
         return found.arms if found is not None else {}
 
     def add(self, visit: str, shopper: Shopper, moment: Moment, item_ids: Sequence[str], signs: int = 0) -> None:
@@ -114,15 +115,15 @@ class Truth(CtrAccount):
 
 
 class Shop:
-    """Sends events and reads lists through the client, as a service would; each event after the one before is in its list."""
+    """Sends events and reads lists through the client, as a service would; each list has seen the shopper's last event."""
 
-    def __init__(self, events: Events, feed: RankedFeed, assignment: Assignment, rate: float, seed: int) -> None:
+    def __init__(self, events: Events, feed: RankedFeed, truth: Truth, rate: float, seed: int) -> None:
         self._events, self._feed = events, feed
         self._last: dict[str, Token] = {}
         self.sent = Counter[str]()  # impressions and clicks of each unit in the split
         self.traffic = LiveTraffic(self._send, self._get_list, events_per_s=rate, seed=seed)
-        self.truth = Truth(load(), assignment)
-        self.traffic.account = self.truth
+        self.truth = truth
+        self.traffic.account = truth
 
     def _send(self, event: Event) -> None:
         self._last[user_key(event.user_id, event.session_id)] = self._events.send(msgspec.json.encode(event))
@@ -142,8 +143,9 @@ class Shop:
         return Given(answer.items, answer.list.list_id if answer.list is not None else None)
 
 
-def definition() -> Definition:
-    begin = datetime.now(timezone.utc) - timedelta(hours=1)
+def definition(at_ms: int) -> Definition:
+    """Of experiments that run then."""
+    begin = datetime.fromtimestamp(at_ms / 1000, timezone.utc) - timedelta(hours=1)
     end = begin + timedelta(days=1)
     return Definition(
         version="live-1",
@@ -167,19 +169,20 @@ def main(
     run_dir: Annotated[Path, typer.Option(help="Of the stack.")] = RUN_DIR,
 ) -> None:
     """Open the demo shop on a stack of its own, and compare what experiments find with what is true."""
-    running = definition()
+    now_ms = int(time.time() * 1000)
+    running = definition(now_ms)
     ab, duel = (experiment for _, experiment in running.experiments())
     with own_stack(run_dir, task_managers=2) as stack, ExitStack() as closing:
         where = _started(stack, running)
         events, feed = closing.enter_context(Events(where)), closing.enter_context(RankedFeed(where))
-        shop = Shop(events, feed, Assignment(running), rate, seed)
+        shop = Shop(events, feed, Truth(load(), Assignment(running), now_ms), rate, seed)
         _warm_up(events, feed)
         err.print(f"The shop is open for {seconds} s, {rate:g} events/s.")
         shop.traffic.run(seconds)
         shop.traffic.close(int(time.time() * 1000))
         events.flush()
         records = _counted(where, shop)
-    arms, teams = _of_arms(shop.truth, report(ab, records)), _of_teams(shop.truth, report_interleaved(duel, records))
+    arms, teams = of_arms(shop.truth, report(ab, records)), of_teams(shop.truth, report_interleaved(duel, records))
     if arms is None:
         err.print("Too few units for an interval, which needs 100 of each arm: open the shop for longer (--seconds).")
         raise typer.Exit(1)
@@ -249,7 +252,7 @@ def _counted(where: Connections, shop: Shop) -> list[UnitMetrics]:
     return found
 
 
-def _of_arms(truth: Truth, found: Report) -> Arms | None:
+def of_arms(truth: Truth, found: Report) -> Arms | None:
     (row,) = (row for row in found.rows if row.metric == found.primary)
     if row.effect is None:
         return None
@@ -258,7 +261,7 @@ def _of_arms(truth: Truth, found: Report) -> Arms | None:
     return Arms(found.units, true, found.values["ctr"], true[NEW] - true[CONTROL], one.difference, one.low, one.high)
 
 
-def _of_teams(truth: Truth, found: Interleaved) -> Teams:
+def of_teams(truth: Truth, found: Interleaved) -> Teams:
     expected = {arm: truth.of_teams[arm] for arm in (CONTROL, NEW)}
     return Teams(expected, found.clicks, found.units, found.share, found.low, found.high, found.p)
 
