@@ -8,11 +8,14 @@ of both. The truth of an arm is what its shoppers were expected to report of the
 clicks), without the luck of the clicks; landing clicks, which no list has caused, are added as they were. Of the duel it is the
 clicks expected on the items that each ranker picked.
 
-A stack of its own on free ports, nothing of it left at the end. Prints tables, and one JSON object as its last line.
+A stack of its own on free ports, nothing of it left at the end; SIGTERM closes the shop early. Prints tables, and one JSON object
+as its last line.
 """
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -178,7 +181,9 @@ def main(
         shop = Shop(events, feed, Truth(load(), Assignment(running), now_ms), rate, seed)
         _warm_up(events, feed)
         err.print(f"The shop is open for {seconds} s, {rate:g} events/s.")
-        shop.traffic.run(seconds)
+        closed = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: closed.set())
+        shop.traffic.run(seconds, stop=closed.is_set)
         shop.traffic.close(int(time.time() * 1000))
         events.flush()
         records = _counted(where, shop)
