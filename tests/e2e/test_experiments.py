@@ -29,7 +29,7 @@ from proof.report import report
 from schemas import topics
 from schemas.control import PublishExperiments, control_record
 from schemas.experiment_metrics import UnitMetrics, decode_arm
-from schemas.experiments import Arm, Definition, Experiment, Holdout, Layer
+from schemas.experiments import HOLDOUT, Arm, Definition, Experiment, Holdout, Layer
 from schemas.keys import experiment_redis_key
 from schemas.policy import DEFAULT as DEFAULT_POLICY
 from schemas.ranking import RankedList
@@ -183,5 +183,6 @@ def _drafted(assignment: Assignment, user: str, now_ms: int) -> bool:
 
 
 def _bundle_fits(made: RankedList) -> bool:
-    arm = made.receipt.arms.get("ranker", "popular")
-    return made.receipt.bundle == ("demo-popularity" if arm == "popular" else DEFAULT)
+    arms = made.receipt.arms
+    popular = HOLDOUT in arms or arms.get("ranker") == "popular"
+    return made.receipt.bundle == ("demo-popularity" if popular else DEFAULT)
