@@ -13,6 +13,7 @@ from cli.cluster import publish
 from cli.connecting import connections, err, fail, out, plainly
 from client.errors import InvalidArgument
 from client.scan import Limits, Scanner
+from proof.interleaved import Interleaved, markdown_interleaved, report_interleaved
 from proof.report import report
 from proof.report_page import markdown, plot
 from proof.statistics import Effect
@@ -119,6 +120,8 @@ def report_on(
     experiment = _named(file, name)
     if units is not None and rows is not None:
         fail("Say where the data is: --units FILE, or --rows FOLDER, or neither for the topic.")
+    if rows is not None and experiment.kind == "interleaved":
+        fail(f"{name} is interleaved, and training rows do not tell who won a list: leave --rows out.")
     try:
         if units is not None:
             records = read_units(units)
@@ -130,6 +133,9 @@ def report_on(
     except UnitsError as error:
         fail(str(error))
     records = [one for one in records if surface in (None, one.surface) and segment in (None, one.segment)]
+    if experiment.kind == "interleaved":
+        _say_interleaved(report_interleaved(experiment, records), page, json)
+        return
     found = report(experiment, records)
     if page is not None:
         try:
@@ -152,6 +158,27 @@ def report_on(
     out.print(table)
     arms = ", ".join(f"{arm} {count:,}" for arm, count in found.units.items())
     out.print(f"Units: {arms}. Sample ratio: p = {found.sample_ratio_p:.3g}.", highlight=False, soft_wrap=True)
+    for why, count in found.left_out.items():
+        out.print(f"Left out: {count} units, {why}.", highlight=False)
+    for sentence in found.conclusion:
+        out.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def _say_interleaved(found: Interleaved, page: Path | None, json: bool) -> None:
+    if page is not None:
+        try:
+            page.write_text(markdown_interleaved(found))
+        except OSError as error:
+            fail(f"{page} cannot be written: {error.strerror}.")
+        err.print(f"Written: {page}.", markup=False, soft_wrap=True)
+    if json:
+        out.print_json(msgspec.json.encode(found).decode())
+        return
+    table = Table("arm", "units that prefer it", "lists won", "clicks")
+    for arm, count in found.units.items():
+        table.add_row(arm, f"{count:,}", f"{found.lists_won[arm]:,}", f"{found.clicks[arm]:,}")
+    out.print(table)
+    out.print(f"Units without a preference: {found.tied:,}. Drafted lists: {found.lists:,}.", highlight=False)
     for why, count in found.left_out.items():
         out.print(f"Left out: {count} units, {why}.", highlight=False)
     for sentence in found.conclusion:

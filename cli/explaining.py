@@ -18,12 +18,13 @@ from client.scan import Limits, Scanner
 from models.bundle import BundleError
 from models.replaying import Bundles
 from schemas import topics
-from schemas.decision import NOT_SHOWN, SHOWN, Decision, DecisionError
+from schemas.decision import DRAFT, NOT_SHOWN, SHOWN, Decision, DecisionError
 from schemas.ranking import DEFAULT_SURFACE
 from udfs.logic.replay import CannotReplay, require_all
 from udfs.logic.slots import given_up
 
 _UNKNOWN = "unknown"
+_STAGES = ("retrieval", "rules", "score", "places", "shown")
 
 
 class Placed(msgspec.Struct, frozen=True):
@@ -36,7 +37,7 @@ class Placed(msgspec.Struct, frozen=True):
     scores: dict[str, float]  # by task
     slot: str
     propensity: float | None
-    given_up: float
+    given_up: float | None  # None: of a drafted list
 
 
 class How(msgspec.Struct, frozen=True):
@@ -65,6 +66,8 @@ class WhyNot(msgspec.Struct, frozen=True):
 
 def how_made(decision: Decision, bundles: Bundles) -> How:
     """What can be said of the list's places. What needs the ranker is left out where the list cannot be scored again."""
+    if decision.draft is not None:
+        return _how_drafted(decision, bundles)
     found, places = decision.candidates, decision.places
     prices = given_up(found.score_column(), places.candidate_column().tolist())
     by_task, note = dict[str, list[float]](), None
@@ -96,6 +99,27 @@ def how_made(decision: Decision, bundles: Bundles) -> How:
     )
 
 
+def _how_drafted(decision: Decision, bundles: Bundles) -> How:
+    """Each place as the ranker that picked it had it; what rules removed, they removed from either ranking."""
+    draft = decision.draft
+    assert draft is not None  # else one ranker made the list
+    alone = [how_made(one, bundles) for one in decision.rankings()]
+    places_of = {f"{DRAFT}{arm}": {one.item_id: one for one in how.places} for arm, how in zip(draft.arms, alone)}
+    places = []
+    for place, item_id in enumerate(decision.shown()):
+        slot = decision.places.slot(place)
+        picked = places_of[slot][item_id]
+        places.append(msgspec.structs.replace(picked, slot=slot, propensity=None, given_up=None))
+    removed: dict[str, int] = {}
+    for how in alone:
+        for name, count in how.removed.items():
+            removed[name] = removed.get(name, 0) + count
+    rankers = " and ".join(f"{arm} ({one.bundle}, {one.policy})" for arm, one in zip(draft.arms, decision.rankings()))
+    note = f"drafted of two rankers for {draft.experiment}: {rankers}; their scores do not compare"
+    candidates = sum(how.candidates for how in alone)
+    return How(decision.list_id, decision.policy, candidates, removed, places, note)
+
+
 def how_view(how: How, k: int) -> Table:
     """A table of the places, and a line of what the rules did."""
     rules = ", ".join(f"{name} {count}" for name, count in how.removed.items()) or "nothing"
@@ -114,7 +138,7 @@ def how_view(how: How, k: int) -> Table:
             tasks,
             one.slot,
             chance,
-            f"{one.given_up:.4f}",
+            "" if one.given_up is None else f"{one.given_up:.4f}",
         )
     return table
 
@@ -124,13 +148,11 @@ def how_of_newest(key: str, surface: str, list_id: str, seconds: float, bundles:
     with Scanner(connections(), Limits(seconds=seconds)) as scanner:
         try:
             decision = newest_decisions(scanner, {key}, surface).get(key)
+            if decision is None or decision.list_id != list_id:
+                return f"It has no record on {topics.RANKINGS_LOG}, which keeps a day: how it was made is not known any more."
+            return how_made(decision, Bundles(bundles, groups_in(read_catalogue(scanner))))
         except DecisionError as error:
             return f"Its decision record cannot be used: {error}."
-        if decision is None or decision.list_id != list_id:
-            return (
-                f"It has no record on {topics.RANKINGS_LOG}, which keeps a day: how it was made is not known any more."
-            )
-        return how_made(decision, Bundles(bundles, groups_in(read_catalogue(scanner))))
 
 
 def why_not(
@@ -165,6 +187,8 @@ def why_not(
 def fell_out(decision: Decision, user: str, item: str) -> WhyNot:
     """Where the item's way ended, by the record alone."""
     found, ids = decision.candidates, decision.candidates.item_ids()
+    if decision.draft is not None and item not in ids:
+        return _fell_out_of_both(decision, user, item)
 
     def ended(stage: str, because: str, **fields: object) -> WhyNot:
         return WhyNot(user, item, decision.list_id, stage, because, **fields)  # type: ignore[arg-type]
@@ -194,3 +218,20 @@ def fell_out(decision: Decision, user: str, item: str) -> WhyNot:
         f"its score was number {rank} of {shown} places, but diversity, caps or slots gave them to others",
         **fields,
     )
+
+
+def _fell_out_of_both(decision: Decision, user: str, item: str) -> WhyNot:
+    """Of a list drafted of two rankings: where the item's way ended in each, and the stage where it got further."""
+    draft = decision.draft
+    assert draft is not None  # else one ranker made the list
+    ends = [fell_out(one, user, item) for one in decision.rankings()]
+    furthest = max(ends, key=lambda one: _STAGES.index(one.stage))
+    said = "; ".join(f"{arm}: {_alone(one)}" for arm, one in zip(draft.arms, ends))
+    stage = "places" if furthest.stage == "shown" else furthest.stage
+    return WhyNot(user, item, decision.list_id, stage, said, furthest.source, rank=furthest.rank, score=furthest.score)
+
+
+def _alone(end: WhyNot) -> str:
+    if end.stage != "shown":
+        return end.because
+    return f"{end.because} that this ranker would have shown alone, and its turns went to others"

@@ -49,9 +49,9 @@ def replay(
 
         riffle replay 3f1c…
     """
-    decision, policy, catalogue = found_record(list_id, seconds)
+    decision, policies, catalogue = found_record(list_id, seconds)
     try:
-        outcome = judged(decision, policy, Bundles(bundles, groups_in(catalogue)).replay(decision, policy))
+        outcome = judged(decision, Bundles(bundles, groups_in(catalogue)).replay_any(decision, policies))
     except (CannotReplay, BundleError) as error:
         fail(str(error))
     if json:
@@ -71,25 +71,26 @@ def replay(
         raise typer.Exit(1)
 
 
-def found_record(list_id: str, seconds: float) -> tuple[Decision, Policy, dict[str, Item]]:
-    """The record of a list, its policy, and the catalogue as it is now."""
+def found_record(list_id: str, seconds: float) -> tuple[Decision, dict[str, Policy], dict[str, Item]]:
+    """The record of a list, the policies that it names, by version, and the catalogue as it is now."""
     with plainly(), Scanner(connections(), Limits(seconds=seconds)) as scanner:
         try:
             decision = decision_of_list(scanner, list_id)
+            if decision is None:
+                short = f"; the search was cut short after {seconds:g} s" if scanner.cut_short else ""
+                fail(f"List {list_id} has no record on {topics.RANKINGS_LOG}, which keeps a day{short}.")
+            return decision, policies_of(decision, scanner), read_catalogue(scanner)
         except DecisionError as error:
             fail(f"The record of list {list_id} cannot be used: {error}.")
-        if decision is None:
-            short = f"; the search was cut short after {seconds:g} s" if scanner.cut_short else ""
-            fail(f"List {list_id} has no record on {topics.RANKINGS_LOG}, which keeps a day{short}.")
-        return decision, policy_of(decision, scanner), read_catalogue(scanner)
 
 
-def policy_of(decision: Decision, scanner: Scanner) -> Policy:
-    """The policy that a record names."""
-    policy = published_policies(scanner).get(decision.policy)
-    if policy is None:
-        fail(f"Policy {decision.policy} of list {decision.list_id} is not on {topics.CONTROL}: publish its file again.")
-    return policy
+def policies_of(decision: Decision, scanner: Scanner) -> dict[str, Policy]:
+    """The policies that a record names; of a drafted list, those of both rankers."""
+    published = published_policies(scanner)
+    named = {one.policy for one in (decision, *decision.rankings())}
+    for version in sorted(named - published.keys()):
+        fail(f"Policy {version} of list {decision.list_id} is not on {topics.CONTROL}: publish its file again.")
+    return {version: published[version] for version in named}
 
 
 def groups_in(catalogue: dict[str, Item]) -> Describe:
@@ -97,7 +98,7 @@ def groups_in(catalogue: dict[str, Item]) -> Describe:
     return lambda item_id: (one.subcategory, one.category) if (one := catalogue.get(item_id)) else None
 
 
-def judged(decision: Decision, policy: Policy, made: Replayed) -> Outcome:
+def judged(decision: Decision, made: Replayed) -> Outcome:
     here = runtime()
     close = made.same_items and made.gap <= CLOSE and here != decision.runtime
     verdict = "identical" if made.identical else "close" if close else "different"
@@ -107,7 +108,7 @@ def judged(decision: Decision, policy: Policy, made: Replayed) -> Outcome:
         made.differences,
         made.gap,
         decision.bundle,
-        policy.version,
+        decision.policy,
         decision.runtime,
         here,
     )

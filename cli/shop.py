@@ -21,8 +21,8 @@ from cli.watch import Watch
 from client.errors import KafkaUnavailable
 from client.events import Events, Token
 from client.feed import RankedFeed
-from client.feed_core import NO_LIST, REDIS_TIMEOUT, REDIS_UNAVAILABLE, STALE
-from demo.traffic import LiveTraffic
+from client.feed_core import NO_LIST, REDIS_TIMEOUT, REDIS_UNAVAILABLE, STALE, FeedAnswer
+from demo.traffic import Given, LiveTraffic
 from local.errors import LocalError
 from local.stack import DEFAULT_RUN_DIR, Ports, Stack
 from schemas import topics
@@ -66,18 +66,18 @@ class Shop:
         """The last event of each shopper whose list has not been asked for since."""
         return list(self._last.values())
 
-    def _get_list(self, key: str, surface: str, k: int) -> list[str]:
+    def _get_list(self, key: str, surface: str, k: int) -> Given:
         user, session = _named(key)
         last = self._last.pop(key, None)
         if last is None:
-            return self.feed.get(user, surface, k, session_id=session).items
+            return _given(self.feed.get(user, surface, k, session_id=session))
         answer = self.feed.get(user, surface, k, session_id=session, at_least=last.event_id, wait_ms=WAIT_MS)
         self.reads.asked += 1
         if answer.met:
             self.reads.met += 1
         else:
             self.reads.fallback += 1
-        return answer.items
+        return _given(answer)
 
 
 def run(
@@ -109,6 +109,10 @@ def run(
         if not (keep or was_up):
             with suppress(LocalError):
                 stack.stop()
+
+
+def _given(answer: FeedAnswer) -> Given:
+    return Given(answer.items, answer.list.list_id if answer.list is not None else None)
 
 
 def _named(key: str) -> tuple[str | None, str | None]:

@@ -25,6 +25,27 @@ def list_ctr(world: World, shopper: Shopper, moment: Moment, item_ids: Sequence[
     return float(relevant @ TOP_EXAMINATION[list(known.values())]) / LIST_SIZE
 
 
+def expected_log(
+    world: World, shopper: Shopper, moment: Moment, item_ids: Sequence[str], sent: int
+) -> tuple[Floats, float]:
+    """(clicks by place, impressions) that a visit is expected to report of a list (demo.shoppers.Visit): of the places it examines
+    the first `sent`, and every one that it clicks."""
+    shown = item_ids[:LIST_SIZE]
+    items = np.array([world.index.get(item_id, -1) for item_id in shown], dtype=np.int64)
+    known = np.flatnonzero(items >= 0)
+    relevant = np.zeros(len(shown))
+    relevant[known] = relevance(world, shopper, moment, items[known])
+    examined = np.zeros(len(shown))
+    examined[known] = TOP_EXAMINATION[known]
+    reported, impressions = np.eye(sent + 1)[0], 0.0  # chances of having reported 0, 1, … and `sent` or more
+    for chance, click in zip(examined.tolist(), relevant.tolist()):
+        more = chance * reported[:sent]
+        impressions += float(more.sum() + chance * click * reported[sent])
+        reported[:sent] -= more
+        reported[1:] += more
+    return examined * relevant, impressions
+
+
 @dataclass(frozen=True)
 class Share:
     """A ranking's CTR and what it is of the optimum's on the same moments, with standard errors over visits."""

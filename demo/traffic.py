@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -29,9 +30,17 @@ from demo.writer import SURFACE
 from schemas.event import Event, Impression, Scroll
 from schemas.keys import user_key
 
+
+class Given(NamedTuple):
+    """A list that the engine gave: item ids, best first, and its id, where it has one."""
+
+    item_ids: Sequence[str]
+    list_id: str | None = None
+
+
 Send = Callable[[Event], object]
-# (user key as in schemas.keys.user_key: "u:<user>" or "s:<session>", surface, k) -> item ids, best first
-GetList = Callable[[str, str, int], Sequence[str]]
+# (user key as in schemas.keys.user_key: "u:<user>" or "s:<session>", surface, k)
+GetList = Callable[[str, str, int], Given]
 
 
 @dataclass
@@ -141,6 +150,14 @@ class LiveTraffic:
             if on_slot is not None:
                 on_slot(event)
 
+    def close(self, now_ms: int) -> None:
+        """What shoppers are about to do, they do at once: so all that was accounted for has happened."""
+        for _, _, turn in sorted(self._waiting):
+            for _, event in turn.acts:
+                self._send(msgspec.structs.replace(event, ts_ms=now_ms))
+                self.counts.events += 1
+            turn.acts.clear()
+
     def _arrive(self, now_ms: int) -> _Turn:
         number, self._next = self._next, self._next + 1
         rng = generator(self._seed, 8, number)
@@ -154,13 +171,14 @@ class LiveTraffic:
         """The shopper wants a list: ask for it, account for it, let them react."""
         visit = turn.visit
         key = user_key(visit.user_id, visit.session_id)
-        item_ids = list(self._get_list(key, SURFACE, LIST_SIZE))[:LIST_SIZE]
+        given, list_id = self._get_list(key, SURFACE, LIST_SIZE)
+        item_ids = list(given)[:LIST_SIZE]
         if not item_ids:
             self.counts.empty_lists += 1
             item_ids = [self.world.ids[item] for item in popular().tolist()]
         self.account.add(visit.session_id, visit.shopper, visit.moment(now_ms), item_ids)
         self._follower.saw(visit.session_id, visit.user_id or visit.session_id, item_ids)
-        reaction = visit.shown(visit.writer.new_id(), item_ids, now_ms, turn.rng)
+        reaction = visit.shown(list_id or visit.writer.new_id(), item_ids, now_ms, turn.rng)
         self.counts.lists += 1
         self.counts.clicks += sum(reaction.exposure.clicked)
         turn.acts = self._due(reaction.events, now_ms)

@@ -22,7 +22,7 @@ from jobs.streams import OUTPUT_TYPE, Streams
 from jobs.submission import connected, environment
 from schemas import topics
 from schemas.connections import Connections
-from schemas.experiment_state import COUNTED
+from schemas.experiment_metrics import COUNTED
 from udfs.aggregate_arms import UID as AGGREGATE_ARMS
 from udfs.aggregate_arms import AggregateArms
 from udfs.store_arm_metrics import UID as STORE_ARM_METRICS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from schemas.decision import ROWS, Decision
 from schemas.policy import Policy
 from schemas.user_state import decode
 from udfs.logic.consent import consent_of
-from udfs.logic.replay import Replayed, replay, with_policy
+from udfs.logic.replay import Replayed, replay, replay_draft, with_policy
 from udfs.logic.slate import Slate, World
 
 _CACHE_BYTES = 64 << 20
@@ -39,6 +40,14 @@ class Bundles:
         """Raises BundleError, CannotReplay."""
         bundle = self.of(decision)
         return replay(decision, bundle, policy, bundle.history_encoder(decision.key, decision.now_ms, None))
+
+    def replay_any(self, decision: Decision, policies: Mapping[str, Policy]) -> Replayed:
+        """Of a list that one ranker made, or that was drafted of two; `policies` by version, all that the record names. Raises
+        BundleError, CannotReplay."""
+        if decision.draft is None:
+            return self.replay(decision, policies[decision.policy])
+        alone = [self.replay(one, policies[one.policy]) for one in decision.rankings()]
+        return replay_draft(decision, alone)
 
     def task_scores(self, decision: Decision) -> dict[str, list[float]]:
         """For each task the score of every candidate by that task alone, without the popularity prior; NaN where none was scored.

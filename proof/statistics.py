@@ -11,7 +11,7 @@ Ratios: the delta method. Sample ratio: the Dirichlet-multinomial test of Lindon
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
 
 import msgspec
@@ -188,7 +188,33 @@ def eliminated(arms: Mapping[str, Sums], alpha: float = ALPHA, higher_is_better:
 
 
 def interleaving_p(wins: int, losses: int) -> float:
-    """Two-sided, of lists won by the one ranker and by the other, ties left out; always valid: 1 / ratio of the beta mixture."""
+    """Two-sided, of units won by the one ranker and by the other, ties left out; always valid: 1 / ratio of the beta mixture."""
     n = wins + losses
     log_ratio = math.lgamma(wins + 1) + math.lgamma(losses + 1) - math.lgamma(n + 2) + n * math.log(2)
     return min(1.0, math.exp(-log_ratio)) if log_ratio < 700 else 0.0
+
+
+def preference_interval(wins: int, losses: int, alpha: float = ALPHA) -> tuple[float, float]:
+    """Bounds of the probability of a win, at all times at once: where the beta mixture does not refute it. They leave out one half
+    just where `interleaving_p` is below `alpha`."""
+    n = wins + losses
+    mixed = math.lgamma(wins + 1) + math.lgamma(losses + 1) - math.lgamma(n + 2)
+
+    def refuted(chance: float) -> bool:
+        likely = (wins * math.log(chance) if wins else 0.0) + (losses * math.log1p(-chance) if losses else 0.0)
+        return likely < mixed + math.log(alpha)
+
+    middle = wins / n if n else 0.5
+    return _edge(refuted, 0.0, middle), _edge(refuted, 1.0, middle)
+
+
+def _edge(refuted: Callable[[float], bool], out: float, within: float) -> float:
+    """Between a bound that may be refuted and a value that is not, the last one that is not."""
+    inner = min(max(within, 1e-12), 1 - 1e-12)
+    outer = min(max(out, 1e-12), 1 - 1e-12)
+    if not refuted(outer):
+        return out
+    for _ in range(60):
+        middle = (inner + outer) / 2
+        inner, outer = (inner, middle) if refuted(middle) else (middle, outer)
+    return inner

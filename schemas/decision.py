@@ -33,6 +33,7 @@ LINEAR = "linear"  # f64 (n, 2): mean and width of what LinUCB expects
 PREVIOUS = "previous"  # i32: its place in the list before; below 0: none
 # The slot of a place whose item was taken by its score.
 EXPLOIT = "exploit"
+DRAFT = "draft:"  # and then the arm: the slot of a place that its ranker picked, where a list was drafted of two
 
 
 class Candidates(msgspec.Struct, frozen=True, array_like=True):
@@ -88,6 +89,16 @@ class Places(msgspec.Struct, frozen=True, array_like=True):
         return self.slot_names[self.slots[place]]
 
 
+class DraftedOf(msgspec.Struct, frozen=True, array_like=True):
+    """Two rankers filled the list in turns. `rankings` are decision records of the list that each would have shown alone, the
+    control's first; what they share with the list's own record, state and key, is left out: `Decision.rankings` puts it back."""
+
+    experiment: str
+    arms: list[str]
+    seed: int  # of the coin
+    rankings: list[bytes]
+
+
 class Decision(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """One list's making. New fields go at the end, with a default.
 
@@ -121,6 +132,14 @@ class Decision(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     candidates: Candidates
     places: Places
     inputs: dict[str, bytes] = {}
+    draft: DraftedOf | None = None  # the candidates are those shown, and how they were found is in its rankings
+
+    def rankings(self) -> list[Decision]:
+        """Of a drafted list the record of each ranker's own list. Raises DecisionError."""
+        if self.draft is None:
+            return []
+        found = [decode_decision(one) for one in self.draft.rankings]
+        return [msgspec.structs.replace(one, key=self.key, state=self.state) for one in found]
 
     def shown(self) -> list[str]:
         """Ids of the list's items, best first."""

@@ -36,12 +36,16 @@ class Consent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     train: bool = True
 
 
+Device = Literal["desktop", "mobile", "tablet", "tv", "other"]
+Channel = Literal["web", "app"]
+
+
 class Context(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Where the user is. `geo` is coarse (a country or region code), never a position."""
 
-    device: Literal["desktop", "mobile", "tablet", "tv", "other"] | None = None
+    device: Device | None = None
     geo: Name | None = None
-    channel: Literal["web", "app"] | None = None
+    channel: Channel | None = None
     app_version: Name | None = None
     campaign: Text | None = None
 

@@ -4,38 +4,43 @@ from __future__ import annotations
 
 import msgspec
 
+from schemas.experiment_metrics import CountedOfUnit
 from schemas.user_state import UnknownStateVersion
 
 VERSION = 1
 
 
-class Cell(msgspec.Struct, array_like=True):
-    """Totals of one experiment, arm, day, surface and segment. New fields go at the end, with a default."""
+class Cell(CountedOfUnit, frozen=True, array_like=True):
+    """Totals of one experiment, arm, day, surface and segment. New counters go to the end of CountedOfUnit, with a default."""
 
     experiment: str
     arm: str
     day: int  # since 1970, UTC
     surface: str
     segment: str
-    exposures: int = 0
-    clicks: int = 0
-    carts: int = 0
-    purchases: int = 0
-    revenue: float = 0.0
-    sessions: int = 0
-    lists: int = 0
-    latency_ms: float = 0.0
 
-    def add(self, more: Cell) -> None:
-        for field in COUNTED:
-            setattr(self, field, getattr(self, field) + getattr(more, field))
+    def __add__(self, more: Cell) -> Cell:
+        sums = {name: getattr(self, name) + getattr(more, name) for name in CountedOfUnit.__struct_fields__}
+        return Cell(*self.name, **sums)
 
     @property
     def name(self) -> tuple[str, str, int, str, str]:
         return (self.experiment, self.arm, self.day, self.surface, self.segment)
 
 
-COUNTED = ("exposures", "clicks", "carts", "purchases", "revenue", "sessions", "lists", "latency_ms")
+class DraftedList(msgspec.Struct, array_like=True):
+    """A list drafted of two rankers, and which of its items were clicked; either may be known first. Items as
+    schemas.user_state.seen_hash, four bytes each, little endian."""
+
+    list_id: str
+    at_ms: int  # when it was made; until that is known, the first click
+    clicked: bytes = b""  # each item once, in order of arrival
+    items: bytes = b""  # by place; empty: only clicks are known yet
+    teams: bytes = b""  # by place: udfs.logic.interleaving.CONTROL or CHALLENGER
+    experiment: str = ""
+    arms: list[str] = []  # by team
+    surface: str = ""
+    segment: str = ""
 
 
 class ExperimentState(msgspec.Struct, array_like=True):
@@ -53,6 +58,7 @@ class ExperimentState(msgspec.Struct, array_like=True):
     crossed: bool = False
     timer_ms: int = 0
     touched_ms: int = 0  # append time of the newest record
+    drafts: list[DraftedList] = []  # newest last
 
 
 encode = msgspec.msgpack.Encoder().encode

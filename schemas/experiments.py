@@ -3,6 +3,8 @@
     layers ─ each splits all units anew ─ experiments, each with a part of its layer ─ arms, by weight
     holdout ─ a part of all units that no experiment touches
 
+An experiment splits its units between its arms, or is interleaved: each list is drafted of both arms' rankings.
+
 Read from TOML; travels as JSON over the control topic. How a unit's arm is found: udfs/logic/experiments.py.
 """
 
@@ -18,7 +20,9 @@ from typing import Annotated, Any, Literal, Union
 import msgspec
 from msgspec import Meta
 
-from schemas.event import Name
+from schemas.event import Channel, Device, Name
+from schemas.policy import located
+from schemas.user_state import HISTORY_CAP
 from schemas.versions import BundleVersion
 
 if sys.version_info >= (3, 11):
@@ -29,6 +33,7 @@ else:
 BUCKETS = 10_000
 HOLDOUT = "holdout"  # the name under which a list's arms say that the unit is in the holdout
 CROSSED = "crossed"  # and that another unit's lists may have been seen under the same person's eyes
+INTERLEAVED = "interleaved"  # the arm of a unit whose lists are drafted of both arms' rankings
 HOLDOUT_SHARES = (0.01, 0.05)
 # Part of a hashed text: the bar between its parts must not be in it.
 Label = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$(?!\n)")]
@@ -57,16 +62,30 @@ class Guardrail(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     worst: Share
 
 
+class Audience(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """Whom an experiment is meant for, by what the user's events last said; what is left out does not count. A user of whom what is
+    asked is not known is not meant. `actions_*`: tokens of sessions before the present one, from inclusive, below exclusive.
+    """
+
+    device: tuple[Device, ...] = ()
+    geo: tuple[Name, ...] = ()
+    channel: tuple[Channel, ...] = ()
+    actions_from: Annotated[int, Meta(ge=0, le=HISTORY_CAP)] = 0
+    actions_below: Annotated[int, Meta(ge=1, le=HISTORY_CAP)] | None = None
+
+
 class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """The first arm is the control. `part` is from where to where in its layer, in shares of all units."""
 
     name: Label
+    kind: Literal["split", "interleaved"] = "split"
     arms: Annotated[tuple[Arm, ...], Meta(min_length=2, max_length=16)]
     start: Instant
     end: Instant
     unit: Literal["user", "session"] = "user"
     part: tuple[Share, Share] = (0.0, 1.0)
     surfaces: tuple[Name, ...] = ()  # empty: all
+    only: Audience | None = None  # None: everybody
     primary: Metric = "ctr"
     guardrails: tuple[Guardrail, ...] = ()
     planned_units: Annotated[int, Meta(ge=100)] = (
@@ -124,7 +143,7 @@ def read_definition(path: Path) -> Definition:
     except tomllib.TOMLDecodeError as error:
         raise DefinitionError(f"{path} is not TOML: {error}.") from error
     except msgspec.ValidationError as error:
-        raise DefinitionError(f"{path}: {error}.") from error
+        raise DefinitionError(f"{path}: {located(str(error))}.") from error
     return found
 
 
@@ -141,6 +160,7 @@ def faults(
         total = sum(arm.weight for arm in one.arms)
         if abs(total - 1) > 1e-9:
             found.append(f"The weights of {one.name} sum to {total:g}, not to 1.")
+        found += [*_not_interleaved(one), *_of_nobody(one)]
         for arm in one.arms:
             if abs(arm.weight * BUCKETS - bucket_edge(arm.weight)) > 1e-6:
                 found.append(f"Arm {arm.name} of {one.name} has weight {arm.weight}: at most four decimals.")
@@ -156,6 +176,33 @@ def faults(
         if policies is not None and choice.policy is not None and choice.policy not in policies:
             found.append(f"{where} names policy {choice.policy}, which is not there (there are {_listed(policies)}).")
     return found
+
+
+def _not_interleaved(one: Experiment) -> Iterator[str]:
+    """Why lists cannot be drafted as the experiment says."""
+    for arm in one.arms:
+        if arm.name == INTERLEAVED:
+            yield f"An arm of {one.name} cannot be called {INTERLEAVED}: that name has a meaning of its own on lists."
+    if one.kind != "interleaved":
+        return
+    if len(one.arms) != 2:
+        yield f"{one.name} is interleaved and has {len(one.arms)} arms: a list is drafted of two, so keep two."
+    elif any(arm.weight != 0.5 for arm in one.arms):
+        yield f"{one.name} is interleaved: a fair coin decides who picks first, so give both arms the weight 0.5."
+    if one.primary != "ctr" or one.guardrails:
+        yield f"{one.name} is interleaved: clicks decide it, so leave primary and guardrails out."
+
+
+def _of_nobody(one: Experiment) -> Iterator[str]:
+    only = one.only
+    if only is None:
+        return
+    if only == Audience():
+        yield f"{one.name} is only for whom nothing is said of: name a device, geo, channel or actions, or leave only out."
+    if only.actions_below is not None and only.actions_below <= only.actions_from:
+        yield (
+            f"{one.name} is only for users of {only.actions_from} actions and more, and below {only.actions_below}: that is nobody."
+        )
 
 
 def _choices(of: Definition) -> Iterator[tuple[str, Union[Arm, Holdout]]]:
@@ -201,6 +248,8 @@ def _layers_that_fight(of: Definition) -> Iterator[str]:
                     f"Layers {layer.name} and {second.name} overlap: {one.name} and {other.name} both choose the {what}, "
                     "and one list has only one; put them into one layer."
                 )
+        if one.kind == other.kind == "interleaved":
+            yield f"{one.name} and {other.name} are both interleaved, and a list is drafted once: put them into one layer."
 
 
 def _at_the_same_time(one: Experiment, other: Experiment) -> bool:

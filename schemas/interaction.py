@@ -28,6 +28,7 @@ class Interaction(msgspec.Struct, frozen=True, omit_defaults=True):
     arms: dict[str, str] = {}
     # Where the session chose the item for the first time: what it had chosen before, newest first (udfs.logic.together).
     beside: list[str] | None = None
+    unit: str | None = None  # by which those were assigned, where it is not `key`
 
     @property
     def flagged(self) -> bool:

@@ -235,7 +235,7 @@ def parse_policy(text: str, name: str = "the policy") -> Policy:
     try:
         policy = msgspec.convert(raw, Policy)
     except msgspec.ValidationError as error:
-        raise PolicyError(f"{name}: {_located(str(error))}.") from error
+        raise PolicyError(f"{name}: {located(str(error))}.") from error
     check_policy(policy)
     return policy
 
@@ -342,7 +342,7 @@ _ONLY_OF: tuple[tuple[str, float, tuple[str, ...]], ...] = (
 )
 
 
-def _located(message: str) -> str:
+def located(message: str) -> str:
     """A validation error with the place in the file's own words."""
     found = re.search(r" - at `\$\.?(.*?)`", message)
     if found is None:

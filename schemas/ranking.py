@@ -57,6 +57,7 @@ class RankedItem(msgspec.Struct, frozen=True, omit_defaults=True):
     score: float
     source: str
     why: list[Contribution] | None = None  # only where the request asked to explain, strongest first
+    team: str | None = None  # of a drafted list: the arm whose ranker picked it. Scores of two rankers do not compare
 
 
 class NotApplied(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -79,8 +80,24 @@ class Freshness(msgspec.Struct, frozen=True, omit_defaults=True):
     not_applied: list[NotApplied] = []
 
 
+class Team(msgspec.Struct, frozen=True):
+    """One of two rankers that a list was drafted of."""
+
+    arm: str
+    bundle: str
+    ranker: str
+    policy: str
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """Of an interleaved experiment: two rankers filled the list in turns, the control first among `teams`."""
+
+    experiment: str
+    teams: list[Team]
+
+
 class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a list has seen and what made it."""
+    """What a list has seen and what made it. Of a drafted list `bundle`, `ranker` and `policy` are the control's."""
 
     freshness: Freshness
     bundle: str  # version of the model bundle
@@ -88,12 +105,16 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     policy: str
     items_offsets: dict[int, int]  # of the worker's copy of `items`: with item_features_offsets, the feature version
     arms: dict[str, str]
-    stage_ms: dict[str, float]  # recall, pre_rank, candidates, encode, score, select, total
+    stage_ms: dict[
+        str, float
+    ]  # recall, pre_rank, candidates, encode, score, select, total; and draft: the second ranker's
     counts: dict[str, int]  # candidates by source, removed by reason, and passed over by the pre-ranker
     cold_start: str | None = None  # "new_user" or "new_item", where nothing was known of the user, or of any item
     item_features_offsets: dict[int, int] = {}  # of the worker's copy of `item-features`
     levels: dict[str, int] = {}  # items of the list by what they were scored as: item, subcategory, category, global
     user_level: str | None = None  # new, few (interactions), known
+    draft: Draft | None = None  # None: one ranker made the list
+    unit: str | None = None  # by which experiments assign, where it is not `key`
 
 
 class RankedList(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -140,12 +161,23 @@ class SessionFeatures(msgspec.Struct, frozen=True, omit_defaults=True):
     vector: list[float] = []  # session vector of the bundle's encoder, where one was computed
 
 
+class Challenger(msgspec.Struct, frozen=True, array_like=True):
+    """Of an interleaved experiment: the second ranker. The first, `control`, is what the list would be made by without it."""
+
+    experiment: str
+    control: str
+    arm: str
+    bundle: str | None
+    policy: str | None
+
+
 class Stamped(msgspec.Struct, frozen=True, array_like=True):
     """What experiments decided of one surface's ranking: arms by experiment, and the bundle and policy that they choose, if any."""
 
     arms: dict[str, str]
     bundle: str | None = None
     policy: str | None = None
+    challenger: Challenger | None = None
 
 
 class RankTask(msgspec.Struct, frozen=True, array_like=True):
@@ -170,7 +202,7 @@ class RankTask(msgspec.Struct, frozen=True, array_like=True):
         found = self.stamped.get(surface)
         if found is None:
             return Stamped({}, self.bundle)
-        return found if found.bundle is not None else Stamped(found.arms, self.bundle, found.policy)
+        return found if found.bundle is not None else msgspec.structs.replace(found, bundle=self.bundle)
 
 
 encode_task = msgspec.msgpack.Encoder().encode

@@ -18,8 +18,7 @@ from pyflink.datastream.functions import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import ValueStateDescriptor
 
 from schemas import topics
-from schemas.experiment_metrics import RATIOS, ArmMetrics, decode_arm, encode_arm
-from schemas.experiment_state import COUNTED
+from schemas.experiment_metrics import COUNTED, RATIOS, ArmMetrics, decode_arm, encode_arm
 from schemas.record import TopicRecord
 from udfs.outputs import Counters, require_thread_mode, to_row
 

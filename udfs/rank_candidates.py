@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -46,7 +47,9 @@ from udfs.breaker import Breaker
 from udfs.item_features_replica import ItemFeaturesReplica
 from udfs.logic.beliefs import moment
 from udfs.logic.consent import consent_of
-from udfs.logic.decisions import Asked, decision_record, list_id_of, seed_of
+from udfs.logic.decisions import Asked, decision_record, draft_seed_of, drafted_record, list_id_of, seed_of
+from udfs.logic.drafting import Drafted, Ranking, alone, drafted
+from udfs.logic.experiments import unit_of
 from udfs.logic.exploration import BetaTables
 from udfs.logic.rules import Question, taken_out
 from udfs.logic.session_features import session_features
@@ -76,6 +79,7 @@ COUNTERS = (
     "fallback_model_error",
     "fallback_model_late",
     "lists_by_pre_ranker",
+    "drafts_missed",
 )
 # Of a list: from the append of the record that asked for it until it was made; ranking it; writing it to Redis.
 TIMED = ("event_to_list", "rank", "redis")
@@ -103,11 +107,12 @@ class RankSettings(msgspec.Struct, frozen=True):
 
 
 class _Made(NamedTuple):
-    """A list, and what its decision record is made of."""
+    """A list, and what its decision record is made of: of a drafted one the lists that each ranker would have shown."""
 
     ranked: RankedList
     slate: Slate
     asked: Asked
+    rankings: list[tuple[RankedList, Slate]]
 
 
 class _LastGood(NamedTuple):
@@ -263,9 +268,14 @@ class RankCandidates(AsyncFunction):
         record_keys = [f"{task.key}|{one.surface}".encode() for one in lists]
         records = [TopicRecord(topics.RANKED_FEED, key, body) for key, body in zip(record_keys, bodies)]
         records.append(TopicRecord(topics.FEATURES, task.key.encode(), features))
-        for record_key, one, body, (_, slate, asked) in zip(record_keys, lists, bodies, made):
+        for record_key, one, body, (_, slate, asked, rankings) in zip(record_keys, lists, bodies, made):
             records.append(TopicRecord(topics.RANKED_FEED_LATEST, record_key, body))
-            decision = decision_record(task, one, slate, asked, runtime(), self._settings.decisions_share)
+            share = self._settings.decisions_share
+            decision = (
+                drafted_record(task, one, rankings, asked, runtime(), share)
+                if rankings
+                else decision_record(task, one, slate, asked, runtime(), share)
+            )
             records.append(TopicRecord(topics.RANKINGS_LOG, record_key, encode_decision(decision)))
         if task.request is not None:
             records.append(_response(lists[0]))
@@ -298,8 +308,21 @@ class RankCandidates(AsyncFunction):
         if requested is None:
             requested = state.tail.candidates.get(surface) or None
         k = request.k if request is not None else self._settings.k
-        world = self._world(task, state, surface)
-        slate, fallback = await self._slate(task, state, bundle, world, surface, k, requested)
+        stamped, limit_s = task.stamped_of(surface), self._limit_s(task)
+        begun = time.perf_counter()
+        world = self._world(task, state, surface, stamped.policy)
+        slate, fallback = await self._slate(task, state, bundle, world, surface, k, requested, limit_s)
+        items, made = slate.items, None
+        if stamped.challenger is not None:
+            own, challenged = _ranking(bundle, world, slate), time.perf_counter()
+            left_s = limit_s - (challenged - begun)
+            if fallback is None:
+                made = await self._challenged(task, state, own, surface, k, requested, left_s)
+            if made is None:
+                self._counters.add("drafts_missed")
+            else:
+                slate, items = made.slate, made.items
+                slate.stage_ms["draft"] = round((time.perf_counter() - challenged) * 1000, 3)
         slate.stage_ms["total"] = round((time.perf_counter() - started) * 1000, 3)
         self._counters.add("lists")
         self._times.took("rank", slate.stage_ms["total"])
@@ -308,7 +331,7 @@ class RankCandidates(AsyncFunction):
             self._times.took(stage, slate.stage_ms.get(stage, 0.0))
         if fallback is None:
             if request is None or not request.explain:  # its items carry explanations
-                self._remember(task.key, surface, slate.items, state.event_no)
+                self._remember(task.key, surface, items, state.event_no)
         else:
             self._counters.add(f"fallback_{fallback}")
         if slate.by_light:
@@ -320,12 +343,14 @@ class RankCandidates(AsyncFunction):
             policy=world.policy.version,
             items_offsets=dict(self._replica.offsets),
             item_features_offsets=dict(bundle.item_features.offsets),
-            arms=task.stamped_of(surface).arms,
+            arms=stamped.arms,
             stage_ms=slate.stage_ms,
             counts=slate.counts,
             cold_start=slate.cold_start if consent_of(state).personalise else NO_CONSENT,
             levels=slate.levels,
             user_level=user_level(state),
+            draft=made.draft if made is not None else None,
+            unit=unit_of(state, task.key) if stamped.arms else None,
         )
         ranked = RankedList(
             list_id=list_id_of(task.key, surface, task.state_epoch, task.list_no, slate.items),
@@ -341,11 +366,52 @@ class RankCandidates(AsyncFunction):
             degraded=[] if self._replica.ready.is_set() else ["items"],
             request_id=request.request_id if request is not None else None,
         )
-        return _Made(ranked, slate, Asked(k, self._settings.candidates, requested is not None))
+        asked = Asked(k, self._settings.candidates, requested is not None)
+        return _Made(ranked, slate, asked, [alone(ranked, one) for one in made.rankings] if made is not None else [])
 
-    def _world(self, task: RankTask, state: UserState, surface: str) -> World:
-        """What this list is made of beside the user and the bundle."""
-        policy = self._policies.of(surface, task.stamped_of(surface).policy)
+    async def _challenged(
+        self,
+        task: RankTask,
+        state: UserState,
+        own: Ranking,
+        surface: str,
+        k: int,
+        requested: list[str] | None,
+        left_s: float,
+    ) -> Drafted | None:
+        """The list drafted of `own` and of the second ranker's, made in what is left of the time limit; None where that is not
+        there in time, or where either ranker is not the one that the experiment names. The breaker hears nothing of the
+        second: it spares the model that serves everybody."""
+        stamped = task.stamped_of(surface)
+        challenger = stamped.challenger
+        assert challenger is not None  # else nobody challenges
+        version = challenger.bundle or task.bundle
+        bundle = self._bundle(version)
+        world = self._world(task, state, surface, challenger.policy)
+        stand_ins = (
+            stamped.bundle not in (None, own.ranker.version)
+            or stamped.policy not in (None, own.policy)
+            or version not in (None, bundle.version)
+            or challenger.policy not in (None, world.policy.version)
+        )
+        if stand_ins or left_s <= 0:
+            return None
+        work = self._work(task, state, bundle, world, surface, k, requested, left_s)
+        try:
+            slate = await self._runner.run(work, left_s)
+        except (Busy, TimedOut, NoThreadLeft):
+            return None
+        except Exception as error:
+            log.exception("the second ranking of a draft failed: %s", type(error).__name__)
+            return None
+        if slate.by_light:
+            return None
+        seed = draft_seed_of(task.key, surface, task.state_epoch, task.list_no, challenger.experiment)
+        return drafted(own, _ranking(bundle, world, slate), challenger, k, seed)
+
+    def _world(self, task: RankTask, state: UserState, surface: str, version: str | None) -> World:
+        """What this list is made of beside the user and the bundle; by this version of policy, or by the one in force."""
+        policy = self._policies.of(surface, version)
         last = self._last_good.get((task.key, surface)) if policy.stability is not None else None
         believed = policy.beliefs
         at = moment(state, task.request.context if task.request is not None else None, task.now_ms)
@@ -363,7 +429,10 @@ class RankCandidates(AsyncFunction):
             at=at,
         )
 
-    async def _slate(
+    def _limit_s(self, task: RankTask) -> float:
+        return (self._settings.patient_limit_ms if _nobody_waits(task) else self._settings.model_limit_ms) / 1000
+
+    def _work(
         self,
         task: RankTask,
         state: UserState,
@@ -372,10 +441,10 @@ class RankCandidates(AsyncFunction):
         surface: str,
         k: int,
         requested: list[str] | None,
-    ) -> tuple[Slate, str | None]:
-        """The ranker's list; or the last good one, or the popular one, and why."""
+        limit_s: float,
+    ) -> Callable[..., Slate]:
+        """One ranker's list, to be called in a thread of its own within the limit."""
         wants_why = task.request is not None and task.request.explain
-        limit_s = (self._settings.patient_limit_ms if _nobody_waits(task) else self._settings.model_limit_ms) / 1000
         begin_by = time.perf_counter() + limit_s - self._settings.ranker_budget_ms / 1000
 
         def work(stop: Any, begin_by: float = begin_by) -> Slate:
@@ -396,6 +465,22 @@ class RankCandidates(AsyncFunction):
                 history = bundle.history_encoder(task.key, task.now_ms, stop)(state)
                 slate.items = explain(state, bundle, history, slate.items, task.now_ms, surface, stop)
             return slate
+
+        return work
+
+    async def _slate(
+        self,
+        task: RankTask,
+        state: UserState,
+        bundle: LoadedBundle,
+        world: World,
+        surface: str,
+        k: int,
+        requested: list[str] | None,
+        limit_s: float,
+    ) -> tuple[Slate, str | None]:
+        """The ranker's list; or the last good one, or the popular one, and why."""
+        work = self._work(task, state, bundle, world, surface, k, requested, limit_s)
 
         def without_ranker() -> Slate:
             """The pre-ranker's order of what is known now; where that fails too, what was good before."""
@@ -480,6 +565,10 @@ class RankCandidates(AsyncFunction):
             ids = [item.item_id for item in bundle.popular if item.item_id not in self._replica.unavailable]
             key = popular_redis_key(self._connections.redis_namespace, surface)
             await self._redis.set_popular(key, encode_json(ids[: self._settings.k]))
+
+
+def _ranking(bundle: LoadedBundle, world: World, slate: Slate) -> Ranking:
+    return Ranking(bundle, world.policy.version, dict(bundle.item_features.offsets), slate)
 
 
 async def _settled(before: asyncio.Future[None] | None) -> None:

@@ -1,8 +1,8 @@
 """UpdateExperimentMetrics: totals of each user in each arm, from lists and interactions. Thread mode, RocksDB.
 
 Key: the user, as on `interactions`; `p:<topic>:<partition>` for records without one (no state is kept).
-State: one versioned blob (schemas.experiment_state): the totals of the last three days. It is
-cleared 35 days after the user's last record by an event-time timer. Records of a day whose totals are gone are counted and left
+State: one versioned blob (schemas.experiment_state): the totals of the last three days, and up to 32 drafted lists of the last. It
+is cleared 35 days after the user's last record by an event-time timer. Records of a day whose totals are gone are counted and left
 out, and so is what cannot be read; all decisions are in udfs.logic.experiment_log.
 
 Main output: by how much an arm's totals changed. Tagged output: records for `experiment-units`.
@@ -21,8 +21,8 @@ from pyflink.datastream.functions import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import ValueStateDescriptor
 
 from schemas import topics
-from schemas.experiment_metrics import encode_unit, unit_key
-from schemas.experiment_state import COUNTED, ExperimentState, decode, encode
+from schemas.experiment_metrics import COUNTED, encode_unit, unit_key
+from schemas.experiment_state import ExperimentState, decode, encode
 from schemas.interaction import decode_interaction
 from schemas.keys import PARTITION_PREFIX
 from schemas.ranking import decode_list
@@ -59,6 +59,10 @@ class UpdateExperimentMetrics(KeyedProcessFunction):
             return
         if taken.late:
             self._counters.add("records_late")
+        if taken.without_list:
+            self._counters.add("clicks_without_list")
+        if taken.outside:
+            self._counters.add("outcomes_outside")
         if not blob and not taken.units:
             return  # a user in no experiment costs no state
         due_ms = record.append_ms + IDLE_MS
@@ -69,11 +73,12 @@ class UpdateExperimentMetrics(KeyedProcessFunction):
         self._state.update(encode(state))
         for one in taken.units:
             self._counters.add("totals")
-            total = TopicRecord(topics.EXPERIMENT_UNITS, unit_key(one), encode_unit(one))
+            total = TopicRecord(topics.EXPERIMENT_UNITS, unit_key(one, ctx.get_current_key()), encode_unit(one))
             yield self._units, to_row(total, self._namespace)
         for delta in taken.deltas:
-            name = f"{delta.experiment}|{delta.arm}|{delta.surface}|{delta.segment}"
-            yield Row(name, *(getattr(delta, field) for field in COUNTED))
+            sums = [getattr(delta, field) for field in COUNTED]
+            if any(sums):  # a win alone is of a unit's totals only
+                yield Row(f"{delta.experiment}|{delta.arm}|{delta.surface}|{delta.segment}", *sums)
 
     def on_timer(self, timestamp: int, ctx: Any) -> Iterator[Row]:
         blob = self._state.value()

@@ -17,12 +17,15 @@ from schemas.decision import Decision, decode_decision
 from schemas.event import Context
 from schemas.policy import DEFAULT, Beliefs, Blocked, Explore, Policy, Stability
 from schemas.ranking import (
+    Challenger,
+    Draft,
     RankedList,
     RankRequest,
     RankResponse,
     RankTask,
     SessionFeatures,
     Stamped,
+    Team,
     decode_features,
     decode_list,
     decode_response,
@@ -423,6 +426,104 @@ def test_an_arm_s_bundle_that_is_not_there_is_everybody_s(harness: Harness) -> N
 def test_an_unknown_bundle_is_stood_in_for_and_counted(harness: Harness) -> None:
     assert lists(harness.run(task("home", bundle="b9"))[0])[0].receipt.bundle == "b1"
     assert harness.counts["bundle_fallbacks"] == 1
+
+
+# ── drafts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+OTHER = Challenger("duel", "control", "new", "b2", None)
+DRAFTED = Stamped({"duel": "interleaved"}, challenger=OTHER)
+
+
+def backwards(bundle: FakeBundle) -> None:
+    """A ranker that likes lower item numbers."""
+    bundle.score = lambda _state, _history, rows, *_rest: -rows.astype(np.float32)  # type: ignore[method-assign, assignment]
+
+
+def test_a_list_is_drafted_of_two_rankers(harness: Harness) -> None:
+    """Contract: each item says whose it is, the receipt who they are; the draws follow from user and list number."""
+    backwards(harness.store.bundles["b2"])
+    (one,) = lists(harness.run(task("home", stamped={"home": DRAFTED}))[0])
+    assert one.receipt.draft == Draft("duel", [Team("control", "b1", "fake", "1"), Team("new", "b2", "fake", "1")])
+    assert (one.receipt.bundle, one.receipt.arms, one.fallback) == ("b1", {"duel": "interleaved"}, None)
+    assert one.receipt.levels == {"item": 20}
+    teams = {team: [item.item_id for item in one.items if item.team == team] for team in ("control", "new")}
+    assert teams == {
+        "control": [f"item-{n}" for n in range(20, 10, -1)],
+        "new": [f"item-{n}" for n in range(1, 11)],
+    }
+    assert {"draft", "total"} <= one.receipt.stage_ms.keys()
+    (again,) = lists(harness.run(task("home", stamped={"home": DRAFTED}))[0])
+    (other,) = lists(harness.run(task("home", list_no=2, stamped={"home": DRAFTED}))[0])
+    assert again.items == one.items and other.items != one.items
+    assert "drafts_missed" not in harness.counts
+
+
+def test_the_callers_k_holds_for_the_draft(harness: Harness) -> None:
+    backwards(harness.store.bundles["b2"])
+    asked = request(candidates=["item-3", "item-5", "item-9"], k=2)
+    (one,) = lists(harness.run(task("home", stamped={"home": DRAFTED}, request=asked))[0])
+    assert sorted(names(one)) == ["item-3", "item-9"]
+
+
+@pytest.mark.parametrize(
+    "stamped",
+    [
+        msgspec.structs.replace(DRAFTED, challenger=msgspec.structs.replace(OTHER, bundle="b9")),
+        msgspec.structs.replace(DRAFTED, bundle="b9"),
+        msgspec.structs.replace(DRAFTED, challenger=msgspec.structs.replace(OTHER, policy="p9")),
+        msgspec.structs.replace(DRAFTED, policy="p9"),
+    ],
+    ids=["challenger's bundle", "control's bundle", "challenger's policy", "control's policy"],
+)
+def test_without_the_rankers_that_the_experiment_names_nothing_is_drafted(harness: Harness, stamped: Stamped) -> None:
+    harness.policies.known["p9"] = DEFAULT  # as where a version is not known: the policy in force
+    (one,) = lists(harness.run(task("home", stamped={"home": stamped}))[0])
+    assert (one.receipt.draft, one.receipt.bundle, one.fallback) == (None, "b1", None)
+    assert {item.team for item in one.items} == {None}
+    assert harness.counts["drafts_missed"] == 1
+
+
+@pytest.mark.parametrize("ends", ["error", "hang"])
+def test_a_challenger_that_fails_leaves_the_controls_list(monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
+    """Contract: in time, no fallback, and the breaker does not open for everybody."""
+    harness, gate = Harness(monkeypatch, model_limit_ms=300), threading.Event()
+    other = harness.store.bundles["b2"]
+    other.during_score = (
+        fail(RuntimeError()) if ends == "error" else lambda _state, _stop: (gate.wait(PLENTY_S), None)[1]
+    )
+    for number in range(3):
+        (one,) = lists(harness.run(task("home", list_no=number + 1, stamped={"home": DRAFTED}))[0])
+        assert (one.fallback, one.receipt.draft, len(one.items)) == (None, None, 20)
+    assert harness.counts["drafts_missed"] == 3 and not harness.operator._breaker.is_open
+    gate.set()
+    harness.operator.close()
+
+
+def test_a_fallback_is_not_drafted(harness: Harness) -> None:
+    harness.bundle.during_score = fail(RuntimeError())
+    (one,) = lists(harness.run(task("home", stamped={"home": DRAFTED}))[0])
+    assert (one.fallback, one.receipt.draft, harness.counts["drafts_missed"]) == ("model_error", None, 1)
+    assert harness.store.bundles["b2"].scored == []
+
+
+def test_the_last_good_list_has_no_teams(harness: Harness) -> None:
+    (one,) = lists(harness.run(task("home", stamped={"home": DRAFTED}))[0])
+    harness.bundle.during_score = fail(RuntimeError())
+    (after,) = lists(harness.run(task("home", list_no=2))[0])
+    assert names(after) == names(one) and {item.team for item in after.items} == {None}
+
+
+def test_the_record_of_a_draft_holds_both_rankings(harness: Harness) -> None:
+    backwards(harness.store.bundles["b2"])
+    (rows,) = harness.run(task("home", stamped={"home": DRAFTED}))
+    (one,), (found,) = lists(rows), decisions(rows)
+    assert (found.shown(), found.complete) == (names(one), False)
+    assert {found.places.slot(place) for place in range(20)} == {"draft:control", "draft:new"}
+    assert np.isnan(found.places.propensity_column()).all()
+    control, new = found.rankings()
+    assert (control.bundle, new.bundle) == ("b1", "b2")
+    assert control.shown() == [f"item-{n}" for n in range(20, 0, -1)] == new.shown()[::-1]
+    assert control.complete and control.key == found.key and control.state == new.state == found.state
 
 
 # ── order and skipping ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from copy import deepcopy
 
 import msgspec
 import numpy as np
 import pytest
 
+from demo.accounting import expected_log
 from demo.catalogue import SUBCATEGORY_NO
 from demo.offline import VisitLog, in_time_order, visits
 from demo.policies import mixed
-from demo.shoppers import Visit, queries
+from demo.shoppers import IMPRESSIONS_SENT, Visit, queries
 from demo.tastes import Memory, meet
 from demo.truth import popular
 from demo.world import generator, load
@@ -182,3 +184,19 @@ def test_a_policy_never_repeats_an_item_and_fills_the_list() -> None:
         assert len(set(items)) == len(items)
         sizes.append(len(items))
     assert np.mean(sizes) > 9.8
+
+
+def test_what_a_list_is_expected_to_report_is_what_visits_report() -> None:
+    """Contract: of one moment, over 1,000 lots; sold out and unknown places included."""
+    world, rng = load(), generator(5, 6)
+    visit = Visit.start(world, meet(world, 40), Memory(), 1_768_938_120_000, rng)
+    shown = [*(world.ids[item] for item in popular(8).tolist()), "unheard-of", world.ids[700]]
+    clicks, impressions = expected_log(world, visit.shopper, visit.moment(visit.ready_ms), shown, IMPRESSIONS_SENT)
+    rounds, reported = 1_000, Counter[str]()
+    for number in range(rounds):
+        again = deepcopy(visit, {id(world): world, id(visit.shopper): visit.shopper})
+        events = again.shown("list", shown, visit.ready_ms, generator(5, 7, number)).events
+        reported.update(event.event_type for event in events)
+    assert len(clicks) == 10 and clicks[8] == 0
+    assert reported["impression"] / rounds == pytest.approx(impressions, rel=0.05)
+    assert reported["click"] / rounds == pytest.approx(clicks.sum(), rel=0.2)

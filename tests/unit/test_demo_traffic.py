@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 import pytest
 
 from demo.tastes import FIRST_UNSEEN
-from demo.traffic import LiveTraffic
+from demo.traffic import Given, LiveTraffic
 from demo.truth import popular
 from demo.world import HOUR_MS, load
-from schemas.event import Event, Impression, Scroll, View, parse_event
+from schemas.event import Click, Event, Impression, Scroll, View, parse_event
 
 START_MS = 1_768_938_120_000
 
@@ -27,12 +27,12 @@ class FakeClock:
         self.now_s += seconds
 
 
-def popular_list(_key: str, _surface: str, k: int) -> Sequence[str]:
-    return [load().ids[item] for item in popular(k).tolist()]
+def popular_list(_key: str, _surface: str, k: int) -> Given:
+    return Given([load().ids[item] for item in popular(k).tolist()])
 
 
 def played(
-    seconds: float, get_list: Callable[[str, str, int], Sequence[str]] = popular_list, rate: float = 50.0
+    seconds: float, get_list: Callable[[str, str, int], Given] = popular_list, rate: float = 50.0
 ) -> tuple[LiveTraffic, list[Event]]:
     clock, sent = FakeClock(), list[Event]()
     traffic = LiveTraffic(sent.append, get_list, events_per_s=rate)
@@ -85,7 +85,7 @@ def test_accounts_for_every_list_shown() -> None:
 def test_asks_for_lists_by_user_key() -> None:
     asked: list[tuple[str, str, int]] = []
 
-    def get_list(key: str, surface: str, k: int) -> Sequence[str]:
+    def get_list(key: str, surface: str, k: int) -> Given:
         asked.append((key, surface, k))
         return popular_list(key, surface, k)
 
@@ -95,17 +95,37 @@ def test_asks_for_lists_by_user_key() -> None:
 
 
 def test_without_a_list_the_shop_shows_what_is_popular_and_counts_it() -> None:
-    traffic, _ = played(10, lambda _key, _surface, _k: [])
+    traffic, _ = played(10, lambda _key, _surface, _k: Given([]))
     assert traffic.counts.empty_lists == traffic.counts.lists > 0
     assert traffic.ctr()["ranked"] == pytest.approx(traffic.ctr()["popularity"])
+
+
+def test_what_is_shown_is_reported_under_the_lists_own_id() -> None:
+    """Contract: so the engine can tell what a click came from."""
+    _, sent = played(20, lambda *asked: popular_list(*asked)._replace(list_id="the-list"))
+    shown = [event.props.list_id for event in sent if isinstance(event, Impression)]
+    assert len(shown) > 100 and set(shown) == {"the-list"}
+    assert {event.props.list_id for event in sent if isinstance(event, Click)} == {"the-list", None}  # None: landings
+
+
+def test_at_closing_all_that_was_accounted_for_happens() -> None:
+    sent: list[Event] = []
+    clock = FakeClock()
+    traffic = LiveTraffic(sent.append, popular_list)
+    traffic.run(10, clock=clock, sleep=clock.sleep)
+    before = sum(isinstance(event, Click) for event in sent)
+    traffic.close(START_MS + 10_000)
+    clicks = [event for event in sent if isinstance(event, Click) and event.props.list_id is not None]
+    assert len(clicks) == traffic.counts.clicks and len(sent) == traffic.counts.events
+    assert sum(isinstance(event, Click) for event in sent) > before
 
 
 def test_tells_a_story_with_lists_before_and_after() -> None:
     turn = iter(range(10_000))
 
-    def get_list(_key: str, _surface: str, k: int) -> Sequence[str]:
+    def get_list(_key: str, _surface: str, k: int) -> Given:
         first = next(turn)
-        return [load().ids[item] for item in popular(100)[first % 50 : first % 50 + k].tolist()]
+        return Given([load().ids[item] for item in popular(100)[first % 50 : first % 50 + k].tolist()])
 
     story = played(40, get_list)[0].story
     assert story is not None

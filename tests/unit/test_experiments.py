@@ -16,7 +16,9 @@ from cli.main import app
 from schemas.experiments import (
     CROSSED,
     HOLDOUT,
+    INTERLEAVED,
     Arm,
+    Audience,
     Definition,
     Experiment,
     Holdout,
@@ -26,9 +28,11 @@ from schemas.experiments import (
     faults,
     read_definition,
 )
+from schemas.ranking import Challenger
 from schemas.user_state import UserState
-from tests.fakes import NOW
-from udfs.logic.experiments import Assignment, bucket, merge_units, name_unit, stamp
+from tests.fakes import HOUR, NOW, event
+from udfs.logic.experiments import Assignment, Visitor, arms_of, bucket, merge_units, name_unit, stamp
+from udfs.logic.sessions import Position, apply_event
 
 RUNNER = CliRunner()
 VECTORS = Path(__file__).parents[1] / "fixtures" / "assignment_vectors.json"
@@ -137,6 +141,87 @@ def test_sessions_are_units_of_their_own() -> None:
     assert drawn == {"control", "new"}
 
 
+def interleaved(name: str = "duel", **fields: Any) -> Experiment:
+    return experiment(name, kind="interleaved", **fields)
+
+
+def test_an_interleaved_experiment_names_both_rankers() -> None:
+    """Contract: the control is what the list is made by where it cannot be drafted."""
+    of = Assignment(definition(interleaved(part=(0.0, 0.5)), holdout=Holdout(share=0.05)))
+    found = [of.of(f"u:{n}", "s", "home", NOW) for n in range(400)]
+    drafted = [one for one in found if one is not None and "duel" in one.arms]
+    assert 140 < len(drafted) < 240
+    assert {(one.arms["duel"], one.bundle, one.challenger) for one in drafted} == {
+        (INTERLEAVED, None, Challenger("duel", "control", "new", "b2", None))
+    }
+
+
+def test_another_layers_choice_holds_for_both_rankers_of_a_draft() -> None:
+    arms = (Arm(name="old", weight=0.0, policy="p1"), Arm(name="fresh", weight=1.0, policy="p2"))
+    policies = Layer(name="policy", experiments=(experiment("places", arms=arms),))
+    of = definition(layers=(Layer(name="ranking", experiments=(interleaved(),)), policies))
+    assert not faults(of)
+    found = Assignment(of).of("u:a", "s", "home", NOW)
+    assert found is not None and (found.bundle, found.policy) == (None, "p2")
+    assert found.challenger == Challenger("duel", "control", "new", "b2", "p2")
+
+
+def test_a_control_that_chooses_leaves_the_challenger_everybodys() -> None:
+    arms = (Arm(name="control", weight=0.5, bundle="b1"), Arm(name="new", weight=0.5, policy="p2"))
+    found = Assignment(definition(interleaved(arms=arms))).of("u:a", "s", "home", NOW)
+    assert found is not None and (found.bundle, found.policy) == ("b1", None)
+    assert found.challenger == Challenger("duel", "control", "new", None, "p2")
+
+
+# ── audiences ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+MOBILE = Visitor(device="mobile", geo="de", channel="app", actions=5)
+
+
+@pytest.mark.parametrize(
+    ("only", "visitor", "wanted"),
+    [
+        (Audience(device=("mobile", "tablet")), MOBILE, True),
+        (Audience(device=("desktop",)), MOBILE, False),
+        (Audience(device=("desktop",)), Visitor(), False),
+        (Audience(geo=("de", "at"), channel=("app",)), MOBILE, True),
+        (Audience(geo=("de",), channel=("web",)), MOBILE, False),
+        (Audience(actions_below=1), Visitor(), True),
+        (Audience(actions_below=5), MOBILE, False),
+        (Audience(actions_from=5), MOBILE, True),
+        (Audience(actions_from=6), MOBILE, False),
+    ],
+)
+def test_an_experiment_is_only_for_whom_it_is_meant(only: Audience, visitor: Visitor, wanted: bool) -> None:
+    found = Assignment(definition(experiment(only=only))).of("u:a", "s", "home", NOW, 0, visitor)
+    assert (found is not None) is wanted
+
+
+def test_who_is_meant_follows_from_what_the_events_said() -> None:
+    """Contract: the arm stays what the hash says; only whether it holds changes, with the next event."""
+    of = Assignment(definition(experiment(only=Audience(device=("mobile",)))))
+    state, seen = UserState(), list[str | None]()
+    for n, device in enumerate(["mobile", "mobile", "desktop", None, "mobile"]):
+        props = {"context": {"device": device}} if device else {}
+        apply_event(state, event("click", ts_ms=NOW + n, props=props), Position(0, n, NOW + n))
+        found = stamp(of, state, "u:a", ["home"], NOW + n)
+        assert arms_of(of, state, "u:a", "home", NOW + n) == (found["home"].arms if found else {})
+        seen.append(found["home"].arms["ranker"] if found else None)
+    assert seen[2:4] == [None, None] and len(set(seen) - {None}) == 1 and seen[4] == seen[0]
+
+
+def test_new_and_returning_users_are_told_apart_by_earlier_sessions_alone() -> None:
+    """Contract: what a user does in this session cannot move them out of it: an arm would choose whom it is judged by."""
+    of = Assignment(definition(experiment(only=Audience(actions_below=1))))
+    state = UserState()
+    for n in range(3):
+        apply_event(state, event("click", ts_ms=NOW + n), Position(0, n, NOW + n))
+        assert stamp(of, state, "u:a", ["home"], NOW + n)
+    later = NOW + 2 * HOUR
+    apply_event(state, event("click", ts_ms=later), Position(0, 9, later))
+    assert not stamp(of, state, "u:a", ["home"], later)
+
+
 def user_with(unit: tuple[str, int] | None, events: int = 1) -> UserState:
     state = UserState()
     state.event_no, state.tail.unit = events, unit
@@ -232,6 +317,17 @@ def test_a_good_file_is_accepted(tmp_path: Path) -> None:
         ('name = "ranker-4"', 'name = "holdout"', "cannot be called holdout"),
         ("[holdout]", "[holdout", "is not TOML"),
         ("weight = 0.5 }", "weight = 0.33333 }", "at most four decimals"),
+        ("primary =", "only = {}\nprimary =", "ranker-4 is only for whom nothing is said of"),
+        (
+            "primary =",
+            "only = { actions_from = 5, actions_below = 5 }\nprimary =",
+            "5 actions and more, and below 5: that is nobody",
+        ),
+        ("primary =", 'only = { city = ["rome"] }\nprimary =', "unknown field `city`"),
+        ("primary =", 'only = { device = ["fridge"] }\nprimary =', "layers number 1.experiments number 1.only.device"),
+        ("primary =", "only = { actions_below = 900 }\nprimary =", "<= 200"),
+        ("primary =", 'kind = "interleaved"\nprimary =', "clicks decide it, so leave primary and guardrails out"),
+        ('name = "new"', 'name = "interleaved"', "An arm of ranker-4 cannot be called interleaved"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, old: str, new: str, sentence: str) -> None:
@@ -250,6 +346,26 @@ def test_experiments_of_a_layer_must_not_overlap() -> None:
 def test_layers_must_not_choose_the_same_thing() -> None:
     layers = tuple(Layer(name=name, experiments=(experiment(f"of-{name}"),)) for name in ("a", "b"))
     assert "both choose the bundle" in faults(definition(layers=layers))[0]
+
+
+def test_what_cannot_be_drafted_is_said() -> None:
+    three = (CONTROL, msgspec.structs.replace(NEW, weight=0.25), Arm(name="b3", weight=0.25, bundle="b3"))
+    assert faults(definition(interleaved(arms=three))) == [
+        "duel is interleaved and has 3 arms: a list is drafted of two, so keep two."
+    ]
+    uneven = (msgspec.structs.replace(CONTROL, weight=0.8), msgspec.structs.replace(NEW, weight=0.2))
+    assert (
+        "a fair coin decides who picks first, so give both arms the weight 0.5"
+        in faults(definition(interleaved(arms=uneven)))[0]
+    )
+    arms = (Arm(name="control", weight=0.5), Arm(name="new", weight=0.5, policy="p2"))
+    layers = (
+        Layer(name="a", experiments=(interleaved("one"),)),
+        Layer(name="b", experiments=(interleaved("two", arms=arms),)),
+    )
+    assert faults(definition(layers=layers)) == [
+        "one and two are both interleaved, and a list is drafted once: put them into one layer."
+    ]
 
 
 def test_unknown_bundles_and_policies_are_named(tmp_path: Path) -> None:

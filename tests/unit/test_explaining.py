@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from cli.explaining import fell_out, how_made
+from cli.explaining import fell_out, how_made, how_view
 from models.replaying import Bundles
 from schemas.decision import Decision
 from schemas.policy import DEFAULT, Explore, Mmr, Policy
-from tests.unit.test_replay import FOLDER, loaded, made, states
+from tests.unit.test_replay import FOLDER, loaded, made, made_of_two, states
 
 POLICY = Policy(version="x", diversity=Mmr(relevance=0.3), slots=[Explore(places=[3], policy="thompson", floor=0.5)])
 
@@ -86,3 +86,22 @@ def test_why_not_tells_scores_from_places(bundles: Bundles) -> None:
 def test_a_record_of_what_was_shown_only_says_so(bundles: Bundles) -> None:
     found = msgspec.structs.replace(record(bundles, DEFAULT), complete=False)
     assert "--decisions-share" in fell_out(found, "alice", "unheard-of").because
+
+
+def test_a_drafted_lists_places_are_explained_by_who_picked_them(bundles: Bundles) -> None:
+    bundle = loaded(bundles)
+    found = made_of_two(bundle, states(bundle, 6)[0], (DEFAULT, POLICY), 3)
+    how = how_made(found, bundles)
+    control, new = found.rankings()
+    assert [one.item_id for one in how.places] == found.shown()
+    assert {one.slot for one in how.places} == {"draft:control", "draft:new"}
+    assert {(one.propensity, one.given_up) for one in how.places} == {(None, None)}
+    assert all(one.scores for one in how.places) and how.candidates == len(control.candidates) + len(new.candidates)
+    assert how.note is not None and "control (tiny-1, 1) and new (tiny-1, x)" in how.note
+    assert how_view(how, 3).row_count == 3
+    missing = next(one for one in (*control.shown(), *new.shown()) if one not in found.shown())
+    ended = fell_out(found, "alice", missing)
+    assert ended.stage == "places" and "and its turns went to others" in ended.because
+    assert fell_out(found, "alice", found.shown()[2]).because == "it is in the list, at place 3"
+    never = fell_out(found, "alice", "unheard-of")
+    assert never.stage == "retrieval" and never.because.startswith("control: ") and "; new: " in never.because

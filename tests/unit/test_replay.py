@@ -29,13 +29,15 @@ from schemas.policy import (
     Sponsored,
     Stability,
 )
-from schemas.ranking import RankedList, RankTask, Receipt
+from schemas.ranking import Challenger, RankedList, RankTask, Receipt
 from schemas.user_state import UserState, encode
 from tests.fakes import event
-from udfs.logic.decisions import Asked, decision_record, list_id_of, seed_of
+from udfs.logic.decisions import Asked, decision_record, draft_seed_of, drafted_record, list_id_of, seed_of
+from udfs.logic.drafting import Ranking, drafted
+from udfs.logic.drafting import alone as own
 from udfs.logic.replay import CannotReplay, replay
 from udfs.logic.sessions import Position, apply_event, freshness
-from udfs.logic.slate import World, rank
+from udfs.logic.slate import Slate, World, rank
 
 FOLDER = str(Path(__file__).parents[1] / "fixtures" / "bundles")
 EXPLORED = [Explore(places=[2], policy="thompson", floor=0.1), Explore(places=[5], policy="softmax")]
@@ -204,3 +206,64 @@ def test_another_policy_on_the_same_candidates_is_what_it_would_have_made(bundle
     other = bundles.with_policy(found, World(unavailable=gone, policy=everything, seed=found.seed))
     assert not [name for name in other.counts if name.startswith("removed_")]
     assert replay(found, bundle, DEFAULT, bundle.history_encoder("u:x", NOW_MS, None)).identical
+
+
+# ── drafted lists ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def made_of_two(bundle: LoadedBundle, state: UserState, policies: tuple[Policy, Policy], number: int) -> Decision:
+    """A list drafted of two policies' rankings, as the operator makes it, and its record as it comes off the topic."""
+    alone, slates = [made(bundle, state, policy, number, None) for policy in policies], []
+    for one, policy in zip(alone, policies):
+        world = World(policy=policy, seed=one.seed)
+        slates.append(finished(one, bundle, world))
+    key, challenger = f"u:{number}", Challenger("duel", "control", "new", None, None)
+    rankings = [Ranking(bundle, policy.version, {}, slate) for policy, slate in zip(policies, slates)]
+    seed = draft_seed_of(key, "home", 1, number, "duel")
+    found = drafted(rankings[0], rankings[1], challenger, 6, seed)
+    receipt = Receipt(
+        freshness(state), bundle.version, bundle.name, policies[0].version, {}, {}, {}, {}, draft=found.draft
+    )
+    list_id = list_id_of(key, "home", 1, number, found.slate.items)
+    ranked = RankedList(list_id, key, "home", 1, number, NOW_MS, found.slate.items, receipt, "click")
+    task = RankTask(key, ["home"], 1, number, NOW_MS, "click", encode(state), None, NOW_MS)
+    parts = [own(ranked, one) for one in found.rankings]
+    return decode_decision(encode_decision(drafted_record(task, ranked, parts, Asked(6, 40, False), "here", 1.0)))
+
+
+def finished(decision: Decision, bundle: LoadedBundle, world: World) -> Slate:
+    return replay(decision, bundle, world.policy, bundle.history_encoder(decision.key, NOW_MS, None)).slate
+
+
+def test_drafted_lists_are_made_again_bit_for_bit(bundles: Bundles) -> None:
+    """Contract: both rankings, and the draft of them."""
+    bundle, fresh = loaded(bundles), Bundles(FOLDER)
+    for number, state in enumerate(states(bundle, 20)):
+        pair = (POLICIES[number % len(POLICIES)], POLICIES[(number + 2) % len(POLICIES)])
+        found = made_of_two(bundle, state, pair, number)
+        again = fresh.replay_any(found, {policy.version: policy for policy in pair})
+        assert (again.differences, again.list_id, again.same_items) == ([], found.list_id, True)
+        assert np.isnan(found.places.propensity_column()).all()
+
+
+def test_a_difference_of_a_draft_says_whose_it_is(bundles: Bundles) -> None:
+    bundle = loaded(bundles)
+    pair = (POLICIES[0], POLICIES[2])
+    found = made_of_two(bundle, states(bundle, 6)[-1], pair, 3)
+    named = {policy.version: policy for policy in pair}
+    assert found.draft is not None
+    said = []
+    for coin in range(10):  # some of which toss as it was tossed
+        other_coin = msgspec.structs.replace(found, draft=msgspec.structs.replace(found.draft, seed=coin))
+        said += bundles.replay_any(other_coin, named).differences
+    assert said and all(line.startswith("the draft of the two is another: place ") for line in said)
+    later = found.draft.rankings[0], encode_decision(msgspec.structs.replace(found.rankings()[1], seed=1))
+    redrawn = msgspec.structs.replace(found, draft=msgspec.structs.replace(found.draft, rankings=list(later)))
+    assert bundles.replay_any(redrawn, named).differences[0].startswith("of new: ")
+
+
+def test_another_policy_cannot_be_tried_on_a_drafted_list(bundles: Bundles) -> None:
+    bundle = loaded(bundles)
+    found = made_of_two(bundle, states(bundle, 6)[-1], (POLICIES[0], POLICIES[2]), 3)
+    with pytest.raises(CannotReplay, match="was drafted of two rankers, for the experiment duel"):
+        bundles.with_policy(found, World())

@@ -15,10 +15,12 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from proof.interleaved import markdown_interleaved, report_interleaved
 from proof.report import Report, report
 from proof.report_page import markdown, plot
+from proof.statistics import interleaving_p
 from schemas.experiment_metrics import UnitMetrics, encode_unit
-from schemas.experiments import Arm, Experiment, Guardrail
+from schemas.experiments import INTERLEAVED, Arm, Experiment, Guardrail
 
 RUNNER = CliRunner()
 BEGIN = datetime(2026, 11, 23, tzinfo=timezone.utc)
@@ -209,3 +211,59 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_a_plot_of_nothing(tmp_path: Path) -> None:
     plot(report(experiment(), []), tmp_path / "nothing.png")
     assert (tmp_path / "nothing.png").stat().st_size > 0
+
+
+# ── interleaved ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def of_unit(unit: str, control: int, new: int, **fields: bool) -> list[UnitMetrics]:
+    return [
+        UnitMetrics(experiment="duel", arm=arm, unit=unit, lists=control + new, clicks=wins, wins=wins, **fields)
+        for arm, wins in (("control", control), ("new", new))
+    ]
+
+
+def test_a_report_counts_each_person_for_the_ranker_that_won_more_of_their_lists() -> None:
+    duel = experiment(name="duel", kind="interleaved")
+    records = [one for n in range(30) for one in of_unit(f"u:{n}", 1, 3)]
+    records += [*of_unit("u:other", 2, 1), *of_unit("u:tied", 2, 2), *of_unit("u:bot", 9, 0, bot=True)]
+    records += of_unit("u:0", 1, 0)  # another day, or another key of the same unit
+    records += [UnitMetrics(experiment="duel", arm=INTERLEAVED, unit="u:9", lists=4)]
+    found = report_interleaved(duel, records)
+    assert found.units == {"control": 1, "new": 30} and (found.tied, found.left_out) == (1, {"bot": 1})
+    assert found.lists_won == {"control": 30 + 2 + 2 + 1, "new": 90 + 1 + 2}
+    assert found.lists == 30 * 4 + 3 + 4 + 1
+    assert found.p == interleaving_p(30, 1) < 1e-5 and found.low > 0.5
+    assert found.conclusion[0].startswith("new is preferred: 96.8% of those whose clicks prefer one, between ")
+    assert "| new | 30 | 93 | 93 |" in markdown_interleaved(found)
+    assert report_interleaved(duel, []).conclusion == ["new: nobody's clicks prefer a ranker yet."]
+    assert "not decided" in report_interleaved(duel, of_unit("u:1", 0, 1)).conclusion[0]
+
+
+DUEL = """
+version = "1"
+salt = "s"
+
+[[layers]]
+name = "ranking"
+
+[[layers.experiments]]
+name = "duel"
+kind = "interleaved"
+start = 2026-11-23T00:00:00Z
+end = 2026-12-07T00:00:00Z
+arms = [{ name = "control", weight = 0.5 }, { name = "new", weight = 0.5, bundle = "b2" }]
+"""
+
+
+def test_the_report_on_a_duel_is_printed_and_written(tmp_path: Path) -> None:
+    (tmp_path / "duel.toml").write_text(DUEL)
+    records = [one for n in range(40) for one in of_unit(f"u:{n}", 1, 2)]
+    (tmp_path / "units.jsonl").write_bytes(b"\n".join(encode_unit(one) for one in records))
+    command = ["experiments", "report", str(tmp_path / "duel.toml"), "duel", "--units", str(tmp_path / "units.jsonl")]
+    said = RUNNER.invoke(app, [*command, "--out", str(tmp_path / "duel.md")])
+    assert said.exit_code == 0 and "new is preferred: 100.0% of those" in said.output
+    assert "| new | 40 | 80 | 80 |" in (tmp_path / "duel.md").read_text()
+    assert json.loads(RUNNER.invoke(app, [*command, "--json"]).output)["units"] == {"control": 0, "new": 40}
+    refused = RUNNER.invoke(app, [*command[:4], "--rows", str(tmp_path)])
+    assert refused.exit_code == 1 and "training rows do not tell who won a list" in " ".join(refused.output.split())

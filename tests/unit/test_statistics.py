@@ -21,6 +21,7 @@ from proof.statistics import (
     interleaving_p,
     mean_and_variance,
     mixture,
+    preference_interval,
     sample_ratio_p,
     sums,
 )
@@ -180,10 +181,42 @@ def test_interleaving_finds_the_better_ranker_and_nothing_between_equals() -> No
         wins = [0, 0]
         for seed in range(lists):
             draft = team_draft(one, other, 6, seed)
-            won = winner(draft, {item for item in draft.items if rng.random() < chances[item]})
+            won = winner(team for item, team in zip(*draft) if rng.random() < chances[item])
             if won is not None:
                 wins[won] += 1
         return interleaving_p(wins[0], wins[1])
 
     assert duel(good, bad, 400) < 0.001
     assert duel(good, good, 400) > ALPHA
+
+
+def test_the_interval_of_a_preference_leaves_out_one_half_just_where_p_is_small() -> None:
+    assert preference_interval(0, 0) == (0.0, 1.0)
+    for wins, losses in [(1, 0), (5, 5), (30, 10), (40, 14), (40, 15), (300, 250), (12_000, 11_000)]:
+        low, high = preference_interval(wins, losses)
+        assert 0 <= low < wins / (wins + losses) < high + 1e-9 <= 1 + 1e-9
+        assert (not low < 0.5 < high) is (interleaving_p(wins, losses) < ALPHA)
+        assert preference_interval(losses, wins) == (pytest.approx(1 - high), pytest.approx(1 - low))
+
+
+def test_people_are_the_units_of_a_duel_and_lists_are_not() -> None:
+    """Contract: of 1,000 duels of equals, half the people liking the one and half the other, watched after every 20 people of ten
+    lists each, at most 5 % are ever decided. Counting lists as if they were people decides most."""
+    rng = np.random.default_rng(11)
+    duels, people, lists = 1_000, 200, 10
+    taste = rng.choice([0.2, 0.8], (duels, people, 1))
+    won = rng.random((duels, people, lists)) < taste
+    lead = 2 * won.sum(axis=2) - lists  # (duels, people)
+    looks = range(19, people, 20)
+    counted = {
+        "people": ((lead > 0).cumsum(axis=1), (lead < 0).cumsum(axis=1)),
+        "lists": (won.sum(axis=2).cumsum(axis=1), (~won).sum(axis=2).cumsum(axis=1)),
+    }
+    decided = {
+        name: np.mean([
+            any(interleaving_p(int(wins[duel, at]), int(losses[duel, at])) <= ALPHA for at in looks)
+            for duel in range(duels)
+        ])
+        for name, (wins, losses) in counted.items()
+    }  # fmt: skip
+    assert decided["people"] <= 0.05 < 0.3 < decided["lists"]

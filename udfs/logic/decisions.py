@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
-from schemas.decision import GROUP, LINEAR, POSTERIORS, PREVIOUS, ROWS, SHOWN, Decision, pack_candidates, pack_places
+from schemas.decision import (
+    DRAFT,
+    GROUP,
+    LINEAR,
+    POSTERIORS,
+    PREVIOUS,
+    ROWS,
+    SHOWN,
+    Decision,
+    DraftedOf,
+    encode_decision,
+    pack_candidates,
+    pack_places,
+)
 from schemas.keys import id_hash
 from schemas.ranking import RankedItem, RankedList, RankTask, encode_json
 from udfs.logic.slate import Considered, Gathered, Slate
@@ -72,6 +87,43 @@ def decision_record(
         places=pack_places(filled.candidates, filled.slots, filled.propensities),
         inputs=_inputs(gathered) if complete else {},
     )
+
+
+def drafted_record(
+    task: RankTask,
+    ranked: RankedList,
+    rankings: Sequence[tuple[RankedList, Slate]],
+    asked: Asked,
+    runtime: str,
+    complete_share: float,
+) -> Decision:
+    """Of a list that two rankers filled in turns. `rankings` are what each would have shown, the control first. A place's
+    probability, given those above but not who picked them, is not computed: it is unknown."""
+    draft = ranked.receipt.draft
+    assert draft is not None  # else there is nothing to be drafted
+    whole = 1.0 if _in_share(ranked.list_id, complete_share) else 0.0
+    records = []
+    for one, slate in rankings:
+        own = decision_record(task, one, slate, asked, runtime, whole)
+        records.append(encode_decision(msgspec.structs.replace(own, key="", state=b"")))
+    record = decision_record(task, ranked, Slate(ranked.items, {}, {}), asked, runtime, whole)
+    count = len(ranked.items)
+    slots = [f"{DRAFT}{item.team}" for item in ranked.items]
+    return msgspec.structs.replace(
+        record,
+        places=pack_places(list(range(count)), slots, [float("nan")] * count),
+        draft=DraftedOf(
+            draft.experiment,
+            [team.arm for team in draft.teams],
+            draft_seed_of(task.key, ranked.surface, task.state_epoch, task.list_no, draft.experiment),
+            records,
+        ),
+    )
+
+
+def draft_seed_of(key: str, surface: str, state_epoch: int, list_no: int, experiment: str) -> int:
+    """From which the coin of a drafted list follows. No policy has such a version, so no draw is the coin's."""
+    return seed_of(key, surface, state_epoch, list_no, f"{DRAFT}{experiment}")
 
 
 def list_id_of(key: str, surface: str, state_epoch: int, list_no: int, items: list[RankedItem]) -> str:

@@ -4,6 +4,7 @@
     <salt>|holdout|<unit>             below the holdout's share: in the holdout, and in nothing else
     <salt>|layer:<layer>|<unit>       which experiment of the layer: the one whose part it falls into
     <salt>|experiment:<name>|<unit>   which arm: weights one after the other, in the order of the file
+                                      (of an interleaved one both: its lists are drafted)
 
 Salt and names hold no bar, so no two texts are the same. tests/fixtures/assignment_vectors.json holds what must come out.
 """
@@ -14,9 +15,19 @@ import hashlib
 from typing import NamedTuple
 
 from schemas.event import Consent
-from schemas.experiments import BUCKETS, CROSSED, HOLDOUT, Arm, Definition, Experiment, bucket_edge
+from schemas.experiments import (
+    BUCKETS,
+    CROSSED,
+    HOLDOUT,
+    INTERLEAVED,
+    Arm,
+    Audience,
+    Definition,
+    Experiment,
+    bucket_edge,
+)
 from schemas.keys import is_anonymous, user_key
-from schemas.ranking import DEFAULT_SURFACE, Stamped
+from schemas.ranking import DEFAULT_SURFACE, Challenger, Stamped
 from schemas.user_state import UserState
 from udfs.logic.consent import consent_of
 
@@ -30,6 +41,18 @@ class _Timed(NamedTuple):
     layer_text: str
     arm_text: str
     edges: list[tuple[int, Arm]]  # upper ends of the arms' buckets
+
+
+class Visitor(NamedTuple):
+    """What audiences ask of a user: as the events last said, and how many actions of earlier sessions are remembered."""
+
+    device: str | None = None
+    geo: str | None = None
+    channel: str | None = None
+    actions: int = 0
+
+
+UNKNOWN = Visitor()
 
 
 class Assignment:
@@ -58,7 +81,9 @@ class Assignment:
                 )
             )
 
-    def of(self, unit: str, session: str, surface: str, now_ms: int, crossed_ms: int = 0) -> Stamped | None:
+    def of(
+        self, unit: str, session: str, surface: str, now_ms: int, crossed_ms: int = 0, visitor: Visitor = UNKNOWN
+    ) -> Stamped | None:
         """`unit` is the first-seen id, `session` names one session of it. None where nothing touches the ranking."""
         holdout = self._holdout
         if holdout is not None and bucket(self._holdout_text + unit) < bucket_edge(holdout.share):
@@ -66,22 +91,57 @@ class Assignment:
         arms: dict[str, str] = {}
         bundle: str | None = None
         policy: str | None = None
+        interleaved: Experiment | None = None
         for one in self._experiments:
             experiment = one.experiment
             if not one.start_ms <= now_ms < one.end_ms:
                 continue
             if experiment.surfaces and surface not in experiment.surfaces:
                 continue
+            if experiment.only is not None and not meant(experiment.only, visitor):
+                continue
             who = unit if experiment.unit == "user" else session
             if not one.first <= bucket(one.layer_text + who) < one.last:
                 continue
-            at = bucket(one.arm_text + who)
-            arm = next(arm for edge, arm in one.edges if at < edge)
-            arms[experiment.name] = arm.name
+            if experiment.kind == "interleaved":
+                interleaved, arm = experiment, experiment.arms[0]
+                arms[experiment.name] = INTERLEAVED
+            else:
+                at = bucket(one.arm_text + who)
+                arm = next(arm for edge, arm in one.edges if at < edge)
+                arms[experiment.name] = arm.name
             bundle, policy = arm.bundle or bundle, arm.policy or policy
             if one.start_ms <= crossed_ms:
                 arms[CROSSED] = CROSSED
-        return Stamped(arms, bundle, policy) if arms else None
+        if not arms:
+            return None
+        challenger = _challenger(interleaved, bundle, policy) if interleaved is not None else None
+        return Stamped(arms, bundle, policy, challenger)
+
+
+def meant(audience: Audience, visitor: Visitor) -> bool:
+    """Whether the visitor is in it. Who does not say, is not."""
+    for wanted, said in (
+        (audience.device, visitor.device),
+        (audience.geo, visitor.geo),
+        (audience.channel, visitor.channel),
+    ):
+        if wanted and said not in wanted:
+            return False
+    below = audience.actions_below
+    return audience.actions_from <= visitor.actions and (below is None or visitor.actions < below)
+
+
+def _challenger(of: Experiment, bundle: str | None, policy: str | None) -> Challenger:
+    """What it leaves out is as `bundle` and `policy` have it, unless that is the control's own choice."""
+    control, arm = of.arms
+    return Challenger(
+        of.name,
+        control.name,
+        arm.name,
+        arm.bundle or (None if control.bundle is not None else bundle),
+        arm.policy or (None if control.policy is not None else policy),
+    )
 
 
 def bucket(text: str) -> int:
@@ -118,11 +178,19 @@ def arms_of(assignment: Assignment, state: UserState, key: str, surface: str | N
     return found
 
 
+def unit_of(state: UserState, key: str) -> str | None:
+    """By which the user is assigned, where that is not the key."""
+    unit = (state.tail.unit or (key, 0))[0]
+    return unit if unit != key else None
+
+
 def stamp(assignment: Assignment, state: UserState, key: str, surfaces: list[str], now_ms: int) -> dict[str, Stamped]:
     """What experiments decide of each surface's ranking. Who does not allow both, personal lists and learning, is in none."""
     if consent_of(state) != Consent():
         return {}
     unit, crossed_ms = state.tail.unit or (key, 0)
     session = f"{unit}|{state.session_start_ms}"
-    found = ((surface, assignment.of(unit, session, surface, now_ms, crossed_ms)) for surface in surfaces)
+    device, geo, channel = state.tail.where or (None, None, None)
+    visitor = Visitor(device, geo, channel, len(state.history_slots))
+    found = ((surface, assignment.of(unit, session, surface, now_ms, crossed_ms, visitor)) for surface in surfaces)
     return {surface: stamped for surface, stamped in found if stamped is not None}

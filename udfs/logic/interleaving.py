@@ -1,24 +1,28 @@
 """Team-draft interleaving: two rankers fill one list in turns, and clicks say whose items were wanted.
 
-Each round a coin decides who picks first; each picks its best item that is not on the list yet (Radlinski, Kurup & Joachims 2008).
-A list is won by the ranker with more clicks; proof.statistics.interleaving_p judges the wins.
+    the control's list ─┐  each round a coin decides who picks first;         list, with the team of each place
+    the challenger's ───┴─ each picks its best that is not on the list yet ─► └─ clicks ─ won by the team with more of them
+
+Radlinski, Kurup & Joachims 2008. proof.interleaved judges the wins.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+CONTROL, CHALLENGER = 0, 1
 
-class Draft(NamedTuple):
-    """`teams` says for each place who picked it: 0 or 1."""
+
+class Drafted(NamedTuple):
+    """`teams` says for each place who picked it: CONTROL or CHALLENGER."""
 
     items: list[str]
     teams: list[int]
 
 
-def team_draft(first: Sequence[str], second: Sequence[str], k: int, seed: int) -> Draft:
+def team_draft(first: Sequence[str], second: Sequence[str], k: int, seed: int) -> Drafted:
     """At most `k` items of the two orders. The same seed gives the same list."""
     coin, items, teams = random.Random(seed), list[str](), list[int]()
     orders, places, taken = (first, second), [0, 0], set[str]()
@@ -37,12 +41,12 @@ def team_draft(first: Sequence[str], second: Sequence[str], k: int, seed: int) -
                 picked = True
         if not picked:
             break
-    return Draft(items, teams)
+    return Drafted(items, teams)
 
 
-def winner(draft: Draft, clicked: Collection[str]) -> int | None:
-    """Whose items were clicked more; None for a tie."""
+def winner(teams: Iterable[int]) -> int | None:
+    """Who has more of the items that were clicked, given the team of each; None for a tie."""
     points = [0, 0]
-    for item, team in zip(draft.items, draft.teams):
-        points[team] += item in clicked
-    return None if points[0] == points[1] else int(points[1] > points[0])
+    for team in teams:
+        points[team] += 1
+    return None if points[CONTROL] == points[CHALLENGER] else int(points[CHALLENGER] > points[CONTROL])

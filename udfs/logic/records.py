@@ -178,6 +178,12 @@ class _User:
         if applied.hashes_dropped:
             self.outcome.count("dedup_overflow", applied.hashes_dropped)
         notes = [*applied.notes, str(record.via)] if _is_ours(record.via) else applied.notes
+        assignment = self.stamp.experiments
+        arms = (
+            experiments.arms_of(assignment, state, self.key, event.props.surface, applied.ts_ms)
+            if assignment is not None
+            else {}
+        )
         interaction = Interaction(
             self.key,
             state.event_no,
@@ -188,10 +194,9 @@ class _User:
             at.offset,
             at.append_ms,
             notes,
-            experiments.arms_of(assignment, state, self.key, event.props.surface, applied.ts_ms)
-            if (assignment := self.stamp.experiments) is not None
-            else {},
+            arms,
             beside(state, event) if CLOSED_SESSION not in applied.notes else None,
+            experiments.unit_of(state, self.key) if arms else None,
         )
         self._send(topics.INTERACTIONS, self.key, encode_interaction(interaction))
         if isinstance(event, Logout) and event.user_id:

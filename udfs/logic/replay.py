@@ -1,22 +1,24 @@
 """Replay: a list made again from its decision record, by the stages that made it; or by another policy, to see what would change.
 
 record ─ Gathered, as it was looked up ─ slate.finish ─ the same? ─ scores, places, propensities, list_id
-             └ with another policy: its rules are asked again, of the catalogue as it is now
+  │          └ with another policy: its rules are asked again, of the catalogue as it is now
+  └ of a drafted list: both rankings that way, then the draft
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from schemas.decision import GROUP, LINEAR, NOT_SHOWN, POSTERIORS, PREVIOUS, ROWS, SHOWN, Decision
+from schemas.decision import DRAFT, GROUP, LINEAR, NOT_SHOWN, POSTERIORS, PREVIOUS, ROWS, SHOWN, Decision
 from schemas.policy import Policy
 from schemas.user_state import UserState, decode, seen_hash
 from udfs.logic.decisions import list_id_of
 from udfs.logic.exploration import BetaTables
+from udfs.logic.interleaving import team_draft
 from udfs.logic.slate import Gathered, Ranker, Slate, Stages, World, finish, look_up
 
 CLOSE = 1e-5  # what scores may differ by on another kind of CPU or another onnxruntime
@@ -52,6 +54,35 @@ def replay(decision: Decision, ranker: Ranker, policy: Policy, encode_history: E
     return _compared(decision, slate)
 
 
+def replay_draft(decision: Decision, alone: Sequence[Replayed]) -> Replayed:
+    """Of a drafted list, whose rankings were made again: whether the draft of them is the same. Raises CannotReplay."""
+    draft = decision.draft
+    if draft is None:
+        raise CannotReplay(f"List {decision.list_id} was made by one ranker: there is no draft to replay.")
+    differences = [f"of {arm}: {line}" for arm, one in zip(draft.arms, alone) for line in one.differences]
+    by_id = [{item.item_id: item for item in one.slate.items} for one in alone]
+    again = team_draft(list(by_id[0]), list(by_id[1]), decision.k, draft.seed)
+    items = [by_id[team][item_id] for item_id, team in zip(*again)]
+    places = decision.places
+    before = [(item, places.slot(place)) for place, item in enumerate(decision.shown())]
+    after = [(item_id, f"{DRAFT}{draft.arms[team]}") for item_id, team in zip(*again)]
+    if before != after:
+        differences.append("the draft of the two is another: " + _first_apart(before, after))
+    list_id = list_id_of(decision.key, decision.surface, decision.state_epoch, decision.list_no, items)
+    if not differences and list_id != decision.list_id:
+        differences.append(f"the list_id was {decision.list_id}, and replay gives {list_id}")
+    gap = max(one.gap for one in alone)
+    same = [item for item, _ in before] == [item for item, _ in after]
+    return Replayed(list_id, differences, gap, same, Slate(items, {}, {}))
+
+
+def _first_apart(before: list[tuple[str, str]], after: list[tuple[str, str]]) -> str:
+    for place, (one, other) in enumerate(zip(before, after), start=1):
+        if one != other:
+            return f"place {place} had {one[0]} ({one[1]}), and replay gives {other[0]} ({other[1]})"
+    return f"the list had {len(before)} items, and replay gives {len(after)}"
+
+
 def with_policy(
     decision: Decision,
     ranker: Ranker,
@@ -67,7 +98,12 @@ def with_policy(
 
 
 def require_all(decision: Decision) -> None:
-    """Raises CannotReplay where the record is not of the ranker's own list with all its candidates."""
+    """Raises CannotReplay where the record is not of one ranker's own list with all its candidates."""
+    if decision.draft is not None:
+        raise CannotReplay(
+            f"List {decision.list_id} was drafted of two rankers, for the experiment {decision.draft.experiment}: its record holds "
+            "a ranking of each."
+        )
     if decision.fallback is not None:
         raise CannotReplay(
             f"List {decision.list_id} is a fallback ({decision.fallback}), which the ranker did not make: nothing can be replayed."

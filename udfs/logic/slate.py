@@ -296,11 +296,17 @@ def finish(
         counts["places_unfilled"] = min(k, len(keep)) - len(items)
     stages.done("select")
     considered = Considered(gathered, scores, outcomes, filled)
+    levels = levels_of(ranker, gathered.rows[filled.candidates])
+    return Slate(items, counts, stages.stage_ms, _cold_start(state, levels), considered, levels, by_light)
+
+
+def levels_of(ranker: Ranker, rows: Rows) -> dict[str, int]:
+    """How many of the rows are what."""
     levels: dict[str, int] = {}
-    for row in gathered.rows[filled.candidates].tolist():
+    for row in rows.tolist():
         level = ranker.level(row)
         levels[level] = levels.get(level, 0) + 1
-    return Slate(items, counts, stages.stage_ms, _cold_start(state, levels), considered, levels, by_light)
+    return levels
 
 
 def _fill(gathered: Gathered, keep: list[int], scores: Scores, ranker: Ranker, world: World, k: int) -> Filled:
