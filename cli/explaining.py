@@ -11,8 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.connecting import connections, fail, out, plainly
-from cli.policy import read_catalogue
-from cli.replay import groups_in
 from client.decisions import newest_decisions
 from client.scan import Limits, Scanner
 from models.bundle import BundleError
@@ -130,7 +128,7 @@ def how_of_newest(key: str, surface: str, list_id: str, seconds: float, bundles:
             return (
                 f"It has no record on {topics.RANKINGS_LOG}, which keeps a day: how it was made is not known any more."
             )
-        return how_made(decision, Bundles(bundles, groups_in(read_catalogue(scanner))))
+        return how_made(decision, Bundles(bundles))
 
 
 def why_not(
@@ -170,7 +168,7 @@ def fell_out(decision: Decision, user: str, item: str) -> WhyNot:
         return WhyNot(user, item, decision.list_id, stage, because, **fields)  # type: ignore[arg-type]
 
     if item not in ids:
-        if decision.fallback is not None:
+        if decision.fallback is not None and not decision.complete:
             return ended("retrieval", f"the list is a fallback ({decision.fallback}) and the item was not in it")
         if not decision.complete:
             return ended("retrieval", "it was not shown, and this record holds only what was: raise --decisions-share")

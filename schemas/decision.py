@@ -4,7 +4,7 @@
 
 On `rankings-log`, keyed like the list on `ranked-feed`. Numbers of candidates and places are packed columns, little endian,
 which numpy reads without copying. What depends on the user and the clock alone (sequences, the user's counters of an item,
-the calendar) is not spelled out: it follows from `state` and `now_ms`.
+the calendar) is not spelled out: it follows from `state` and `now_ms`, and from `described` for items that came after the bundle.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _END = "\0"  # between ids: no validated id holds a control character
 
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.uint8]
+Described = dict[str, tuple[str | None, str | None]]  # subcategory and category by item id
 
 # What became of a candidate, beside the rules' reasons for removing it.
 SHOWN, NOT_SHOWN = "shown", "not_shown"
@@ -91,8 +92,8 @@ class Places(msgspec.Struct, frozen=True, array_like=True):
 class Decision(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """One list's making. New fields go at the end, with a default.
 
-    `complete` says whether all candidates are recorded, or only those shown. A list with a `fallback` was not made by the
-    ranker: its items and their scores are recorded, and nothing can be recomputed.
+    `complete` says whether all candidates are recorded, with what they were placed by, or only those shown. A `fallback` that
+    neither the ranker nor the pre-ranker made never is: its items and their scores are recorded, and nothing can be recomputed.
     """
 
     list_id: str
@@ -121,6 +122,7 @@ class Decision(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     candidates: Candidates
     places: Places
     inputs: dict[str, bytes] = {}
+    described: Described = {}  # items in the user's sequences that the bundle does not know, as the catalogue had them
 
     def shown(self) -> list[str]:
         """Ids of the list's items, best first."""

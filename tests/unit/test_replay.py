@@ -9,11 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from models.bundle import Bundle
 from models.featurise import ITEM_COUNTERS
-from models.replaying import Bundles
+from models.replaying import Bundles, Summary
+from models.runtime import runtime
 from models.samples import EDGES, NOW_MS, sample_states
 from models.store import LoadedBundle
-from schemas.decision import Decision, decode_decision, encode_decision, pack_places
+from schemas.decision import Decision, Described, decode_decision, encode_decision, pack_places
 from schemas.items import Item
 from schemas.policy import (
     DEFAULT,
@@ -29,13 +31,14 @@ from schemas.policy import (
     Sponsored,
     Stability,
 )
-from schemas.ranking import RankedList, RankTask, Receipt
+from schemas.ranking import RankedItem, RankedList, RankTask, Receipt
 from schemas.user_state import UserState, encode
 from tests.fakes import event
+from tests.unit.test_models_towers import written
 from udfs.logic.decisions import Asked, decision_record, list_id_of, seed_of
 from udfs.logic.replay import CannotReplay, replay
 from udfs.logic.sessions import Position, apply_event, freshness
-from udfs.logic.slate import World, rank
+from udfs.logic.slate import PRE_RANKER, Slate, World, rank
 
 FOLDER = str(Path(__file__).parents[1] / "fixtures" / "bundles")
 EXPLORED = [Explore(places=[2], policy="thompson", floor=0.1), Explore(places=[5], policy="softmax")]
@@ -65,7 +68,14 @@ class Moving:
         return self._rng.random((len(rows), len(ITEM_COUNTERS))).astype(np.float32)
 
 
-def made(bundle: LoadedBundle, state: UserState, policy: Policy, number: int, requested: list[str] | None) -> Decision:
+def made(
+    bundle: LoadedBundle,
+    state: UserState,
+    policy: Policy,
+    number: int,
+    requested: list[str] | None,
+    begin_by: float = float("inf"),
+) -> Decision:
     """A list as the operator makes it, and its record as it comes off the topic."""
     rng = np.random.default_rng(number)
     items = [one for one in bundle.item_ids if not one.startswith("<")]
@@ -86,11 +96,14 @@ def made(bundle: LoadedBundle, state: UserState, policy: Policy, number: int, re
     )
     encoder = bundle.history_encoder(key, NOW_MS, None)
     slate = rank(
-        state, bundle, world, encoder, surface="home", k=6, limit=40, now_ms=NOW_MS, stop=None, requested=requested
-    )
-    receipt = Receipt(freshness(state), bundle.version, bundle.name, policy.version, {}, {}, {}, {})
+        state, bundle, world, encoder, surface="home", k=6, limit=40, now_ms=NOW_MS, stop=None, requested=requested,
+        begin_by=begin_by,
+    )  # fmt: skip
+    ranker = PRE_RANKER if slate.by_light else bundle.name
+    receipt = Receipt(freshness(state), bundle.version, ranker, policy.version, {}, {}, {}, {})
     list_id = list_id_of(key, "home", 1, number, slate.items)
-    ranked = RankedList(list_id, key, "home", 1, number, NOW_MS, slate.items, receipt, "click")
+    fallback = "model_late" if slate.by_light else None
+    ranked = RankedList(list_id, key, "home", 1, number, NOW_MS, slate.items, receipt, "click", fallback)
     task = RankTask(key, ["home"], 1, number, NOW_MS, "click", encode(state), None, NOW_MS)
     asked = Asked(6, 40, requested is not None)
     return decode_decision(encode_decision(decision_record(task, ranked, slate, asked, "here", 1.0)))
@@ -108,6 +121,7 @@ def record(bundles: Bundles, policy: Policy = DEFAULT, number: int = 3) -> Decis
 def loaded(bundles: Bundles) -> LoadedBundle:
     class Named:
         bundle = "tiny-1"
+        described: Described = {}
 
     return bundles.of(Named())  # type: ignore[arg-type]
 
@@ -177,16 +191,99 @@ def test_another_seed_draws_another_list(bundles: Bundles) -> None:
     assert not bundles.replay(msgspec.structs.replace(found, seed=found.seed ^ 1), policy).identical
 
 
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.version)
+def test_a_list_of_the_pre_ranker_is_made_again_by_the_pre_ranker(policy: Policy, tmp_path: Path) -> None:
+    """Contract: who came too late for the ranker replays like everybody else, and is not scored by it now."""
+    bundle = LoadedBundle(Bundle.load(written(tmp_path) / "tiny-2"), 1 << 20, None)
+    bundles = Bundles(str(tmp_path))
+    for number, state in enumerate(states(bundle, 5)):
+        found = made(bundle, state, policy, number, None, begin_by=0.0)
+        assert (found.fallback, found.ranker, found.complete) == ("model_late", PRE_RANKER, True)
+        assert bundles.replay(found, policy).differences == []
+        assert bundles.task_scores(found) == {}
+
+
+def test_items_that_came_after_the_bundle_are_what_the_catalogue_said_then(bundles: Bundles) -> None:
+    """Contract: in session and history alike, whatever the catalogue says by the time of the replay; and the cached history follows
+    the catalogue too."""
+    groups: Described = {}
+    data = loaded(bundles)._vocabulary.data
+    bundle = LoadedBundle(Bundle.load(Path(FOLDER) / "tiny-1"), 1 << 20, lambda item_id: groups.get(item_id))
+    state = UserState()
+    for number, item_id in enumerate(["later-1", "later-2", "later-1", bundle.item_ids[-1]]):
+        at_ms = NOW_MS - (5 - number) * 3_600_000
+        apply_event(state, event("click", item_id, event_id=f"e{number}", ts_ms=at_ms), Position(0, number, at_ms))
+    said = []
+    for subcategory in data.subcategories[:2]:
+        groups |= dict.fromkeys(("later-1", "later-2"), (subcategory, None))
+        found = made(bundle, state, DEFAULT, 1, None)
+        assert found.described == groups
+        assert Bundles(FOLDER).replay(found, DEFAULT).differences == []
+        said.append(found.candidates.scores)
+    assert said[0] != said[1]
+
+
+def fallback(bundles: Bundles) -> Decision:
+    """The record of a list that was neither ranked nor pre-ranked."""
+    found = record(bundles)
+    items = [RankedItem(one, 0.5, "popular") for one in found.shown()]
+    receipt = Receipt(freshness(UserState()), "tiny-1", "fake", "1", {}, {}, {}, {})
+    ranked = RankedList("1f" * 12, "u:3", "home", 1, 3, NOW_MS, items, receipt, "click", "model_busy")
+    task = RankTask("u:3", ["home"], 1, 3, NOW_MS, "click", found.state, None, NOW_MS)
+    return decision_record(task, ranked, Slate(items, {}, {}), Asked(6, 40, False), "here", 1.0)
+
+
+def test_a_fallback_that_nothing_scored_cannot_be_replayed(bundles: Bundles) -> None:
+    with pytest.raises(CannotReplay, match="neither the ranker nor the pre-ranker made") as raised:
+        bundles.replay(fallback(bundles), DEFAULT)
+    assert raised.value.reason == "model_busy"
+
+
+def test_a_record_of_what_was_shown_only_cannot_be_replayed(bundles: Bundles) -> None:
+    with pytest.raises(CannotReplay, match="only the items shown are recorded"):
+        bundles.replay(msgspec.structs.replace(record(bundles), complete=False), DEFAULT)
+
+
+def test_a_policy_that_is_not_published_is_named(bundles: Bundles) -> None:
+    with pytest.raises(CannotReplay, match=r"Policy mmr of list .* publish its file again"):
+        bundles.judged(record(bundles, POLICIES[2]), {})
+
+
+def test_a_bundle_that_is_gone_is_named(bundles: Bundles) -> None:
+    gone = msgspec.structs.replace(record(bundles), bundle="gone-1")
+    with pytest.raises(CannotReplay) as raised:
+        bundles.judged(gone, {"1": DEFAULT})
+    assert raised.value.reason == "bundle gone-1 cannot be loaded"
+
+
 @pytest.mark.parametrize(
-    ("fields", "says"),
-    [
-        ({"fallback": "model_error"}, "is a fallback"),
-        ({"complete": False}, "only the items shown are recorded"),
-    ],
+    ("gap", "runtime_", "verdict"),
+    [(0.0, "there", "identical"), (5e-6, "there", "close"), (5e-6, None, "different"), (1.0, "there", "different")],
 )
-def test_what_cannot_be_replayed_says_why(bundles: Bundles, fields: dict[str, Any], says: str) -> None:
-    with pytest.raises(CannotReplay, match=says):
-        bundles.replay(msgspec.structs.replace(record(bundles), **fields), DEFAULT)
+def test_scores_may_differ_a_little_on_another_runtime_only(
+    bundles: Bundles, gap: float, runtime_: str | None, verdict: str
+) -> None:
+    found = record(bundles)
+    scores = found.candidates.score_column().copy()
+    scores[int(found.places.candidate_column()[0])] += np.float32(gap)
+    changed = msgspec.structs.replace(
+        found,
+        candidates=msgspec.structs.replace(found.candidates, scores=scores.tobytes()),
+        runtime=runtime_ or runtime(),
+    )
+    assert bundles.judged(changed, {"1": DEFAULT}).verdict == verdict
+
+
+def test_a_summary_counts_what_was_tried(bundles: Bundles) -> None:
+    summary, policies = Summary(), {one.version: one for one in POLICIES}
+    for number, policy in enumerate(POLICIES):
+        one = record(bundles, policy, number)
+        summary.add(one, bundles.judged(one, policies))
+    summary.leave_out("model_busy")
+    assert (summary.lists, summary.identical, summary.different, summary.listed) == (8, 7, 0, [])
+    assert summary.not_replayed == {"model_busy": 1}
+    assert set(summary.policies) == set(policies)
+    assert summary.slots["explore"] == 4
 
 
 def test_another_policy_on_the_same_candidates_is_what_it_would_have_made(bundles: Bundles) -> None:

@@ -71,6 +71,7 @@ def decision_record(
         ),
         places=pack_places(filled.candidates, filled.slots, filled.propensities),
         inputs=_inputs(gathered) if complete else {},
+        described=considered.described if complete else {},
     )
 
 

@@ -1,6 +1,7 @@
 """Replay: a list made again from its decision record, by the stages that made it; or by another policy, to see what would change.
 
 record ─ Gathered, as it was looked up ─ slate.finish ─ the same? ─ scores, places, propensities, list_id
+             │  by the ranker, or by the pre-ranker where that made it
              └ with another policy: its rules are asked again, of the catalogue as it is now
 """
 
@@ -15,17 +16,23 @@ import numpy as np
 from schemas.decision import GROUP, LINEAR, NOT_SHOWN, POSTERIORS, PREVIOUS, ROWS, SHOWN, Decision
 from schemas.policy import Policy
 from schemas.user_state import UserState, decode, seen_hash
-from udfs.logic.decisions import list_id_of
+from udfs.logic.decisions import FALLBACK, list_id_of
 from udfs.logic.exploration import BetaTables
-from udfs.logic.slate import Gathered, Ranker, Slate, Stages, World, finish, look_up
+from udfs.logic.slate import PRE_RANKER, Gathered, Ranker, Slate, Stages, World, finish, look_up
 
 CLOSE = 1e-5  # what scores may differ by on another kind of CPU or another onnxruntime
+
+_TOO_LATE, _IN_TIME = 0.0, float("inf")  # of Stages.begin_by
 
 EncodeHistory = Callable[[UserState], Any]
 
 
 class CannotReplay(ValueError):
-    """A record that does not hold what a replay needs. One plain sentence."""
+    """A record that does not hold what a replay needs. One plain sentence; `reason` is its kind in a few words."""
+
+    def __init__(self, sentence: str, reason: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
 
 
 @dataclass
@@ -67,15 +74,19 @@ def with_policy(
 
 
 def require_all(decision: Decision) -> None:
-    """Raises CannotReplay where the record is not of the ranker's own list with all its candidates."""
-    if decision.fallback is not None:
+    """Raises CannotReplay where the record does not hold what the list was made of."""
+    if decision.complete:
+        return
+    if decision.fallback is not None and set(decision.places.slot_names) <= {FALLBACK}:
         raise CannotReplay(
-            f"List {decision.list_id} is a fallback ({decision.fallback}), which the ranker did not make: nothing can be replayed."
+            f"List {decision.list_id} is a fallback ({decision.fallback}) that neither the ranker nor the pre-ranker made: "
+            "nothing can be replayed.",
+            decision.fallback,
         )
-    if not decision.complete:
-        raise CannotReplay(
-            f"Of list {decision.list_id} only the items shown are recorded: raise the job's --decisions-share to replay such lists."
-        )
+    raise CannotReplay(
+        f"Of list {decision.list_id} only the items shown are recorded: raise the job's --decisions-share to replay such lists.",
+        "only shown items recorded",
+    )
 
 
 def _as_recorded(decision: Decision) -> Gathered:
@@ -116,7 +127,7 @@ def _finished(
         k=decision.k,
         now_ms=decision.now_ms,
         stop=None,
-        stages=Stages(),
+        stages=Stages(begin_by=_TOO_LATE if decision.ranker == PRE_RANKER else _IN_TIME),
     )
 
 

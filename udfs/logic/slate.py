@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from schemas.decision import EXPLOIT, NOT_SHOWN, SHOWN
+from schemas.decision import EXPLOIT, NOT_SHOWN, SHOWN, Described
 from schemas.items import Item
 from schemas.policy import DEFAULT, Explore, Pinned, Policy, Sponsored
 from schemas.ranking import Contribution, RankedItem
@@ -55,6 +55,9 @@ class Ranker(Protocol):
 
     def level(self, row: int) -> str:
         """What the row is: an "item" of its own, or the "subcategory", "category" or "global" that stands in for one."""
+
+    def described(self, state: UserState) -> Described:
+        """What the catalogue says now of the items in the user's sequences that have no row."""
 
     def popularity(self, rows: Rows) -> Scores:
         """(n,) how popular each row is with everybody: what ranks where a list may not be personal."""
@@ -138,6 +141,7 @@ class Considered:
     scores: Scores  # (n,), NaN where none was asked for
     outcomes: list[str]
     filled: Filled  # by places among the n
+    described: Described = field(default_factory=dict)  # Ranker.described, of a list that is the user's own
 
 
 @dataclass
@@ -270,6 +274,7 @@ def finish(
     if not keep:
         return Slate([], counts, stages.stage_ms, None, Considered(gathered, scores, outcomes, Filled()))
     rows = gathered.rows[keep]
+    described = ranker.described(state) if personal else {}
     if not personal:
         scores[keep] = ranker.popularity(rows)
     elif by_light:
@@ -290,7 +295,7 @@ def finish(
     if len(items) < min(k, len(keep)):
         counts["places_unfilled"] = min(k, len(keep)) - len(items)
     stages.done("select")
-    considered = Considered(gathered, scores, outcomes, filled)
+    considered = Considered(gathered, scores, outcomes, filled, described)
     levels: dict[str, int] = {}
     for row in gathered.rows[filled.candidates].tolist():
         level = ranker.level(row)
