@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from bench.machine import ROOT, About
+from models.replaying import Summary
 
 JSON = ROOT / "docs" / "benchmarks.json"
 
@@ -170,6 +171,19 @@ class Items(msgspec.Struct, frozen=True):
     runs: list[list[Counted]]
 
 
+class Replays(msgspec.Struct, frozen=True):
+    """Lists of a real job made again. `found` is by as many BLAS threads as the machine has cores; bytes are of one record."""
+
+    about: About
+    found: Summary
+    identical_one_thread: int
+    records: int
+    record_bytes: int  # as sent
+    stored_bytes: int  # on the broker's disk
+    made_s: float
+    replay_s: float
+
+
 class Results(msgspec.Struct):
     latency: Latency | None = None
     state: State | None = None
@@ -178,6 +192,7 @@ class Results(msgspec.Struct):
     aggregates: Aggregates | None = None
     items: Items | None = None
     retrieval: Retrieval | None = None
+    replays: Replays | None = None
 
 
 def load(path: Path = JSON) -> Results:

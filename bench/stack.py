@@ -17,9 +17,11 @@ err = Console(stderr=True)
 
 
 @contextmanager
-def own_stack(run_dir: Path = RUN_DIR, flink_settings: Mapping[str, str] | None = None) -> Iterator[Stack]:
+def own_stack(
+    run_dir: Path = RUN_DIR, flink_settings: Mapping[str, str] | None = None, task_managers: int = 1
+) -> Iterator[Stack]:
     """`flink_settings` replace settings of flink-conf/config.yaml."""
-    stack = Stack(run_dir, Ports.free(), flink_settings=flink_settings, say=err.print)
+    stack = Stack(run_dir, Ports.free(), task_managers=task_managers, flink_settings=flink_settings, say=err.print)
     stack.wipe()
     try:
         stack.start()

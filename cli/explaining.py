@@ -16,9 +16,9 @@ from client.scan import Limits, Scanner
 from models.bundle import BundleError
 from models.replaying import Bundles
 from schemas import topics
-from schemas.decision import NOT_SHOWN, SHOWN, Decision, DecisionError
+from schemas.decision import FALLBACK, NOT_SHOWN, SHOWN, Decision, DecisionError
 from schemas.ranking import DEFAULT_SURFACE
-from udfs.logic.replay import CannotReplay, require_all
+from udfs.logic.replay import CannotReplay, require_scored
 from udfs.logic.slots import given_up
 
 _UNKNOWN = "unknown"
@@ -67,7 +67,7 @@ def how_made(decision: Decision, bundles: Bundles) -> How:
     prices = given_up(found.score_column(), places.candidate_column().tolist())
     by_task, note = dict[str, list[float]](), None
     try:
-        require_all(decision)
+        require_scored(decision)
         by_task = bundles.task_scores(decision)
     except (CannotReplay, BundleError) as error:
         note = str(error)
@@ -168,7 +168,7 @@ def fell_out(decision: Decision, user: str, item: str) -> WhyNot:
         return WhyNot(user, item, decision.list_id, stage, because, **fields)  # type: ignore[arg-type]
 
     if item not in ids:
-        if decision.fallback is not None and not decision.complete:
+        if FALLBACK in decision.places.slot_names:
             return ended("retrieval", f"the list is a fallback ({decision.fallback}) and the item was not in it")
         if not decision.complete:
             return ended("retrieval", "it was not shown, and this record holds only what was: raise --decisions-share")
@@ -181,6 +181,10 @@ def fell_out(decision: Decision, user: str, item: str) -> WhyNot:
         return ended("shown", f"it is in the list, at place {at}", source=source)
     if outcome != NOT_SHOWN:
         return ended("rules", f"the rule {outcome} took it out; it came from {source}", source=source)
+    if FALLBACK in decision.places.slot_names:
+        return ended(
+            "places", f"the list is a fallback ({decision.fallback}), and it came after its places", source=source
+        )
     scores = found.score_column()
     rank = int((scores > scores[place]).sum()) + 1
     shown = len(decision.places.slots)

@@ -39,8 +39,8 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct):
-    """Of many lists. `listed` are those that are not identical, newest first; `not_replayed` counts by reason. `policies`,
-    `bundles`, `arms`, `fallbacks` and `slots` count the lists that were made again, so that one sees what was tried."""
+    """Of many lists. `listed` are those that are not identical, newest first; `not_replayed` counts by reason. The
+    other dictionaries count the lists that were made again, so that one sees what was tried."""
 
     lists: int = 0
     identical: int = 0
@@ -54,6 +54,7 @@ class Summary(msgspec.Struct):
     arms: dict[str, int] = {}
     fallbacks: dict[str, int] = {}
     slots: dict[str, int] = {}
+    epochs: dict[str, int] = {}  # by state_epoch: it rises with each start of the job
     later_items: int = 0  # lists of users who acted on items that the bundle does not know
     replayed_on: str = ""
 
@@ -66,6 +67,7 @@ class Summary(msgspec.Struct):
         self.replayed_on = outcome.replayed_on
         _count(self.policies, decision.policy)
         _count(self.bundles, decision.bundle)
+        _count(self.epochs, str(decision.state_epoch))
         _count(self.fallbacks, decision.fallback or "none")
         for layer, arm in decision.arms.items():
             _count(self.arms, f"{layer}: {arm}")

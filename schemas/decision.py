@@ -32,8 +32,8 @@ GROUP = "group:"  # i32, and then what it groups by; below 0: in no group
 POSTERIORS = "posteriors"  # f64 (n, 2): α and β of its click-through rate
 LINEAR = "linear"  # f64 (n, 2): mean and width of what LinUCB expects
 PREVIOUS = "previous"  # i32: its place in the list before; below 0: none
-# The slot of a place whose item was taken by its score.
-EXPLOIT = "exploit"
+# The slot of a place whose item was taken by its score; of one that was filled without ranker, pre-ranker and policy's places.
+EXPLOIT, FALLBACK = "exploit", "fallback"
 
 
 class Candidates(msgspec.Struct, frozen=True, array_like=True):
@@ -92,8 +92,8 @@ class Places(msgspec.Struct, frozen=True, array_like=True):
 class Decision(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """One list's making. New fields go at the end, with a default.
 
-    `complete` says whether all candidates are recorded, with what they were placed by, or only those shown. A `fallback` that
-    neither the ranker nor the pre-ranker made never is: its items and their scores are recorded, and nothing can be recomputed.
+    `complete` says whether all candidates are recorded, with what they were placed by, or only those shown. Of a `fallback` that
+    neither the ranker nor the pre-ranker made (slot FALLBACK), they are the list that it fell back to.
     """
 
     list_id: str

@@ -51,7 +51,7 @@ from udfs.logic.exploration import BetaTables
 from udfs.logic.rules import Question, taken_out
 from udfs.logic.session_features import session_features
 from udfs.logic.sessions import freshness
-from udfs.logic.slate import NO_CONSENT, PRE_RANKER, Slate, World, explain, rank, user_level
+from udfs.logic.slate import NO_CONSENT, PRE_RANKER, Slate, World, explain, fall_back, rank, user_level
 from udfs.logic.when_to_rank import DEFAULT_POLICY
 from udfs.outputs import StageTimes, Totals, to_row, watch
 from udfs.policies_replica import PoliciesReplica
@@ -439,9 +439,7 @@ class RankCandidates(AsyncFunction):
         question = Question(
             state, [item.item_id for item in items], None, world.unavailable, world.catalogue, task.now_ms
         )
-        unwanted = taken_out(world.policy, question)
-        kept = [item for place, item in enumerate(items) if place not in unwanted][:k]
-        return Slate(kept, {"fallback": len(kept)}, {})
+        return fall_back(items, taken_out(world.policy, question), k)
 
     def _remember(self, key: str, surface: str, items: list[RankedItem], event_no: int) -> None:
         self._last_good[key, surface] = _LastGood(items, event_no)

@@ -738,7 +738,7 @@ def test_the_share_of_complete_records_is_a_setting(monkeypatch: pytest.MonkeyPa
 def test_a_fallback_is_recorded_as_one(harness: Harness) -> None:
     harness.bundle.during_score = fail(RuntimeError())
     (found,) = decisions(harness.run(task("home"))[0])
-    assert (found.fallback, len(found.shown()), found.complete) == ("model_error", 5, False)
+    assert (found.fallback, len(found.shown()), found.complete) == ("model_error", 5, True)
 
 
 # ── policies ─────────────────────────────────────────────────────────────────────────────────────────────────────────

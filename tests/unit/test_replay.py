@@ -38,7 +38,7 @@ from tests.unit.test_models_towers import written
 from udfs.logic.decisions import Asked, decision_record, list_id_of, seed_of
 from udfs.logic.replay import CannotReplay, replay
 from udfs.logic.sessions import Position, apply_event, freshness
-from udfs.logic.slate import PRE_RANKER, Slate, World, rank
+from udfs.logic.slate import PRE_RANKER, World, fall_back, rank
 
 FOLDER = str(Path(__file__).parents[1] / "fixtures" / "bundles")
 EXPLORED = [Explore(places=[2], policy="thompson", floor=0.1), Explore(places=[5], policy="softmax")]
@@ -226,17 +226,28 @@ def test_items_that_came_after_the_bundle_are_what_the_catalogue_said_then(bundl
 def fallback(bundles: Bundles) -> Decision:
     """The record of a list that was neither ranked nor pre-ranked."""
     found = record(bundles)
-    items = [RankedItem(one, 0.5, "popular") for one in found.shown()]
+    scores = np.random.default_rng(4).normal(0, 40, 9).astype(np.float32).tolist()
+    to = [RankedItem(f"item-{n}", round(score, 6), "popular") for n, score in enumerate(scores)]
+    slate = fall_back(to, {1: "out_of_stock", 2: "hidden"}, 6)
     receipt = Receipt(freshness(UserState()), "tiny-1", "fake", "1", {}, {}, {}, {})
-    ranked = RankedList("1f" * 12, "u:3", "home", 1, 3, NOW_MS, items, receipt, "click", "model_busy")
+    list_id = list_id_of("u:3", "home", 1, 3, slate.items)
+    ranked = RankedList(list_id, "u:3", "home", 1, 3, NOW_MS, slate.items, receipt, "click", "model_busy")
     task = RankTask("u:3", ["home"], 1, 3, NOW_MS, "click", found.state, None, NOW_MS)
-    return decision_record(task, ranked, Slate(items, {}, {}), Asked(6, 40, False), "here", 1.0)
+    return decode_decision(encode_decision(decision_record(task, ranked, slate, Asked(6, 40, False), "here", 1.0)))
 
 
-def test_a_fallback_that_nothing_scored_cannot_be_replayed(bundles: Bundles) -> None:
-    with pytest.raises(CannotReplay, match="neither the ranker nor the pre-ranker made") as raised:
-        bundles.replay(fallback(bundles), DEFAULT)
-    assert raised.value.reason == "model_busy"
+def test_a_fallback_is_made_again_from_what_it_fell_back_to(bundles: Bundles) -> None:
+    found = fallback(bundles)
+    assert bundles.replay(found, DEFAULT).differences == []
+    other = pack_places([8, *found.places.candidate_column().tolist()[1:]], ["fallback"] * 6, np.full(6, np.nan))
+    again = bundles.replay(msgspec.structs.replace(found, places=other), DEFAULT)
+    assert again.differences == ["place 1 had item-8, and replay gives item-0"]
+
+
+def test_what_another_policy_makes_of_a_fallback_is_not_known(bundles: Bundles) -> None:
+    with pytest.raises(CannotReplay, match="nothing was scored") as raised:
+        bundles.with_policy(fallback(bundles), World())
+    assert raised.value.reason == "fallback model_busy"
 
 
 def test_a_record_of_what_was_shown_only_cannot_be_replayed(bundles: Bundles) -> None:

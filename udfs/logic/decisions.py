@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
-import numpy as np
-
 from schemas.decision import GROUP, LINEAR, POSTERIORS, PREVIOUS, ROWS, SHOWN, Decision, pack_candidates, pack_places
 from schemas.keys import id_hash
 from schemas.ranking import RankedItem, RankedList, RankTask, encode_json
 from udfs.logic.slate import Considered, Gathered, Slate
 from udfs.logic.slots import Filled
 
-FALLBACK = "fallback"  # the slot of a place that the ranker did not fill
 _SHARE_DIGITS = 8
 
 
@@ -30,10 +27,8 @@ def decision_record(
 ) -> Decision:
     """`complete_share` of the lists keep every candidate, chosen by list_id; the others keep those shown."""
     considered = slate.considered
-    complete = considered is not None and _in_share(ranked.list_id, complete_share)
-    if considered is None:
-        considered = _of_fallback(ranked)
-    elif not complete:
+    complete = _in_share(ranked.list_id, complete_share)
+    if not complete:
         considered = _only_shown(considered)
     gathered, filled = considered.gathered, considered.filled
     request, receipt = task.request, ranked.receipt
@@ -117,20 +112,3 @@ def _only_shown(full: Considered) -> Considered:
     )
     filled = Filled(list(range(len(shown))), full.filled.slots, full.filled.propensities)
     return Considered(gathered, full.scores[shown], [SHOWN] * len(shown), filled)
-
-
-def _of_fallback(ranked: RankedList) -> Considered:
-    """What the list says, and no more: neither the slots' policy nor its chances had a part in it."""
-    items = ranked.items
-    count = len(items)
-    gathered = Gathered(
-        [item.item_id for item in items],
-        [item.source for item in items],
-        {},
-        np.zeros(count, np.int32),
-        np.zeros((count, 0), np.float32),
-        [],
-    )
-    scores = np.array([item.score for item in items], np.float32)
-    filled = Filled(list(range(count)), [FALLBACK] * count, [float("nan")] * count)
-    return Considered(gathered, scores, [SHOWN] * count, filled)

@@ -1,7 +1,7 @@
 """Replay: a list made again from its decision record, by the stages that made it; or by another policy, to see what would change.
 
 record ─ Gathered, as it was looked up ─ slate.finish ─ the same? ─ scores, places, propensities, list_id
-             │  by the ranker, or by the pre-ranker where that made it
+             │  by the ranker, or by the pre-ranker where that made it; a fallback from what it fell back to
              └ with another policy: its rules are asked again, of the catalogue as it is now
 """
 
@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from schemas.decision import GROUP, LINEAR, NOT_SHOWN, POSTERIORS, PREVIOUS, ROWS, SHOWN, Decision
+from schemas.decision import FALLBACK, GROUP, LINEAR, NOT_SHOWN, POSTERIORS, PREVIOUS, ROWS, SHOWN, Decision
 from schemas.policy import Policy
+from schemas.ranking import RankedItem
 from schemas.user_state import UserState, decode, seen_hash
-from udfs.logic.decisions import FALLBACK, list_id_of
+from udfs.logic.decisions import list_id_of
 from udfs.logic.exploration import BetaTables
-from udfs.logic.slate import PRE_RANKER, Gathered, Ranker, Slate, Stages, World, finish, look_up
+from udfs.logic.slate import PRE_RANKER, Gathered, Ranker, Slate, Stages, World, fall_back, finish, look_up
 
 CLOSE = 1e-5  # what scores may differ by on another kind of CPU or another onnxruntime
 
@@ -54,6 +55,8 @@ class Replayed:
 def replay(decision: Decision, ranker: Ranker, policy: Policy, encode_history: EncodeHistory) -> Replayed:
     """Make the list again and compare. Raises CannotReplay."""
     gathered = _as_recorded(decision)
+    if FALLBACK in decision.places.slot_names:
+        return _compared(decision, _fallen_back(decision, gathered))
     world = World(policy=policy, seed=decision.seed, tables=BetaTables())
     slate = _finished(decision, gathered, ranker, world, encode_history)
     return _compared(decision, slate)
@@ -66,6 +69,7 @@ def with_policy(
     encode_history: EncodeHistory,
 ) -> Slate:
     """The list that `world.policy` would have made of the same candidates. Raises CannotReplay."""
+    require_scored(decision)
     recorded = _as_recorded(decision)
     hashes = None if decision.requested else np.array([seen_hash(one) for one in recorded.item_ids], np.uint32)
     fresh = Gathered(recorded.item_ids, recorded.sources, {}, recorded.rows, recorded.features, recorded.feature_ids)
@@ -75,18 +79,23 @@ def with_policy(
 
 def require_all(decision: Decision) -> None:
     """Raises CannotReplay where the record does not hold what the list was made of."""
-    if decision.complete:
-        return
-    if decision.fallback is not None and set(decision.places.slot_names) <= {FALLBACK}:
+    if not decision.complete:
         raise CannotReplay(
-            f"List {decision.list_id} is a fallback ({decision.fallback}) that neither the ranker nor the pre-ranker made: "
-            "nothing can be replayed.",
-            decision.fallback,
+            f"Of list {decision.list_id} only the items shown are recorded: raise the job's --decisions-share to replay such "
+            "lists.",
+            "only shown items recorded",
         )
-    raise CannotReplay(
-        f"Of list {decision.list_id} only the items shown are recorded: raise the job's --decisions-share to replay such lists.",
-        "only shown items recorded",
-    )
+
+
+def require_scored(decision: Decision) -> None:
+    """Raises CannotReplay where the record is not of a list that was ranked or pre-ranked from all its candidates."""
+    require_all(decision)
+    if FALLBACK in decision.places.slot_names:
+        raise CannotReplay(
+            f"List {decision.list_id} is a fallback ({decision.fallback}) that neither the ranker nor the pre-ranker made: nothing "
+            "was scored.",
+            f"fallback {decision.fallback}",
+        )
 
 
 def _as_recorded(decision: Decision) -> Gathered:
@@ -114,6 +123,15 @@ def _as_recorded(decision: Decision) -> Gathered:
     return gathered
 
 
+def _fallen_back(decision: Decision, recorded: Gathered) -> Slate:
+    scores = decision.candidates.score_column().tolist()
+    to = [
+        RankedItem(item_id, round(score, 6), source)
+        for item_id, score, source in zip(recorded.item_ids, scores, recorded.sources)
+    ]
+    return fall_back(to, recorded.removed, decision.k)
+
+
 def _finished(
     decision: Decision, gathered: Gathered, ranker: Ranker, world: World, encode_history: EncodeHistory
 ) -> Slate:
@@ -133,7 +151,6 @@ def _finished(
 
 def _compared(decision: Decision, slate: Slate) -> Replayed:
     considered = slate.considered
-    assert considered is not None  # finish always says
     was, now = decision.candidates.score_column(), considered.scores
     ids = decision.candidates.item_ids()
     differences = []
@@ -157,7 +174,7 @@ def _compared(decision: Decision, slate: Slate) -> Replayed:
         )
     chances = decision.places.propensity_column()
     for place, (had, has) in enumerate(zip(chances.tolist(), considered.filled.propensities), start=1):
-        if had != has:
+        if had != has and not (np.isnan(had) and np.isnan(has)):
             differences.append(f"the propensity of place {place} was {had:.9g}, and replay gives {has:.9g}")
             break
     list_id = list_id_of(decision.key, decision.surface, decision.state_epoch, decision.list_no, slate.items)

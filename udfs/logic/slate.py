@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from schemas.decision import EXPLOIT, NOT_SHOWN, SHOWN, Described
+from schemas.decision import EXPLOIT, FALLBACK, NOT_SHOWN, SHOWN, Described
 from schemas.items import Item
 from schemas.policy import DEFAULT, Explore, Pinned, Policy, Sponsored
 from schemas.ranking import Contribution, RankedItem
@@ -151,8 +151,8 @@ class Slate:
     items: list[RankedItem]
     counts: dict[str, int]
     stage_ms: dict[str, float]
+    considered: Considered
     cold_start: str | None = None
-    considered: Considered | None = None  # None for a list that neither the ranker nor the pre-ranker made
     levels: dict[str, int] = field(default_factory=dict)  # of the items: how many are scored as what (Ranker.level)
     by_light: bool = False  # the pre-ranker's scores
 
@@ -272,7 +272,7 @@ def finish(
     for place, reason in gathered.removed.items():
         outcomes[place] = reason
     if not keep:
-        return Slate([], counts, stages.stage_ms, None, Considered(gathered, scores, outcomes, Filled()))
+        return Slate([], counts, stages.stage_ms, Considered(gathered, scores, outcomes, Filled()))
     rows = gathered.rows[keep]
     described = ranker.described(state) if personal else {}
     if not personal:
@@ -300,7 +300,28 @@ def finish(
     for row in gathered.rows[filled.candidates].tolist():
         level = ranker.level(row)
         levels[level] = levels.get(level, 0) + 1
-    return Slate(items, counts, stages.stage_ms, _cold_start(state, levels), considered, levels, by_light)
+    return Slate(items, counts, stages.stage_ms, considered, _cold_start(state, levels), levels, by_light)
+
+
+def fall_back(to: list[RankedItem], removed: dict[int, str], k: int) -> Slate:
+    """The first k of a list that was good before or is popular, without what the rules take out of it. Neither slots nor chances
+    have a part in it: its propensities are unknown."""
+    gathered = Gathered(
+        [item.item_id for item in to],
+        [item.source for item in to],
+        removed,
+        np.zeros(len(to), np.int32),
+        np.zeros((len(to), 0), np.float32),
+        [],
+    )
+    keep = _kept(gathered)[:k]
+    outcomes = [removed.get(place, NOT_SHOWN) for place in range(len(to))]
+    for place in keep:
+        outcomes[place] = SHOWN
+    filled = Filled(keep, [FALLBACK] * len(keep), [float("nan")] * len(keep))
+    scores = np.array([item.score for item in to], np.float32)
+    considered = Considered(gathered, scores, outcomes, filled)
+    return Slate([to[place] for place in keep], {"fallback": len(keep)}, {}, considered)
 
 
 def _fill(gathered: Gathered, keep: list[int], scores: Scores, ranker: Ranker, world: World, k: int) -> Filled:
