@@ -32,7 +32,7 @@ from schemas.connections import Connections
 from schemas.control import PublishExperiments, PublishPolicy, control_record
 from trials.variety import ARM_POLICY, POLICIES, Variety, definition, drive, later_items
 
-_RATE = 40.0
+_RATE = 20.0  # events a second; whoever clicks has a new list on each surface they were on
 _LIMIT_S = 900.0  # of a half of the lists
 _REPLAY_LIMIT_S = 1_800
 _THREADS = "OPENBLAS_NUM_THREADS"  # of numpy's matrix products: another number than the worker's must change nothing

@@ -30,6 +30,7 @@ SHOWN, NOT_SHOWN = "shown", "not_shown"
 ROWS = "rows"  # i32: the bundle's row that stood for the candidate
 GROUP = "group:"  # i32, and then what it groups by; below 0: in no group
 POSTERIORS = "posteriors"  # f64 (n, 2): α and β of its click-through rate
+OF_GROUP = "posteriors:"  # and then what it groups by; f64 (n, 2): those of its group
 LINEAR = "linear"  # f64 (n, 2): mean and width of what LinUCB expects
 PREVIOUS = "previous"  # i32: its place in the list before; below 0: none
 # The slot of a place whose item was taken by its score; of one that was filled without ranker, pre-ranker and policy's places.

@@ -1,6 +1,6 @@
 """Variety: traffic, policies and experiments that make a running engine produce lists of every kind, for replays.
 
-    surfaces, each with a policy of its own: best by score · Thompson with MMR · UCB with DPP · LinUCB with caps · softmax, pinned …
+    surfaces, each with a policy of its own: best by score · Thompson with MMR · UCB with DPP · LinUCB with caps · arms of groups …
     users who are known, anonymous, or allow no personal lists; items that the bundle does not know; experiments on `home`
     steady: some events a second; a burst: clicks of many users at one instant, for which the ranker comes too late
 
@@ -46,6 +46,15 @@ POLICIES = (
         diversity=Mmr(relevance=0.6, by="subcategory"),
         slots=[Explore(places=[3, 6], policy="linucb", bonus=0.1, floor=0.1)],
         beliefs=Beliefs(),
+    ),
+    Policy(
+        version="variety-arms",
+        surface="arms",
+        slots=[
+            Explore(places=[2, 8], policy="thompson", arms="category", floor=0.1),
+            Explore(places=[5], policy="ucb", arms="subcategory", floor=0.2),
+        ],
+        beliefs=Beliefs(segment="device"),
     ),
     Policy(
         version="variety-mixed",
@@ -117,7 +126,7 @@ class Variety:
 
     def _send(self, events: Events, kind: str, user: int) -> None:
         chance = self._chance
-        surface = SURFACES[user % len(SURFACES)] if chance.random() < 0.9 else chance.choice(SURFACES)
+        surface = SURFACES[user % len(SURFACES)] if chance.random() < 0.6 else chance.choice(SURFACES)
         item_id = f"later-{chance.randrange(LATER)}" if chance.random() < 0.15 else chance.choice(self._items)
         props: dict[str, Any] = {
             "surface": surface,

@@ -136,12 +136,12 @@ class RankCandidates(AsyncFunction):
             self._features,
             self._replica.items,
         )
-        self._replica.changed = self._bundles.items_changed
+        self._beliefs = BeliefsReplica(self._connections, self._replica.groups_of)
+        self._replica.changed = self._items_changed
         self._replica.start()
         self._features.start()
         self._policies = PoliciesReplica(self._connections)
         self._policies.start()
-        self._beliefs = BeliefsReplica(self._connections)
         self._beliefs.start()
         self._tables = BetaTables()
         self._runner = Runner(onnxruntime.RunOptions)
@@ -190,6 +190,10 @@ class RankCandidates(AsyncFunction):
         self._beliefs.stop()
         self._bundles.close()
         self._runner.close()
+
+    def _items_changed(self, item_ids: list[str]) -> None:
+        self._bundles.items_changed(item_ids)
+        self._beliefs.items_changed(item_ids)
 
     def _nulls(self, feature: str) -> int:
         return self._bundles.item_features_served()[1][feature]
@@ -349,6 +353,7 @@ class RankCandidates(AsyncFunction):
             if believed is None
             else partial(self._beliefs.exposures, surface, believed.segment, at),
             None if believed is None else partial(self._beliefs.linear, surface, believed.shared, at),
+            None if believed is None else partial(self._beliefs.of_groups, surface, believed.segment, at),
             previous=[item.item_id for item in last.items] if last and last.event_no == state.event_no else None,
             seed=seed_of(task.key, surface, task.state_epoch, task.list_no, policy.version),
             tables=self._tables,

@@ -49,6 +49,15 @@ POLICIES = [
     Policy(version="dpp", diversity=Dpp(relevance=2.0), rules=(Bought(days=9),), stability=Stability(top=6, moves=2)),
     Policy(version="groups", diversity=Mmr(relevance=0.5, by="subcategory"), slots=[Sponsored(places=[3]), *EXPLORED]),
     Policy(version="linear", slots=[Explore(places=[1, 4], policy="linucb", floor=0.3)], beliefs=Beliefs()),
+    Policy(
+        version="arms",
+        diversity=Mmr(relevance=0.7),
+        slots=[
+            Explore(places=[2], policy="thompson", arms="category"),
+            Explore(places=[4], policy="ucb", arms="subcategory", floor=0.2),
+        ],
+        beliefs=Beliefs(),
+    ),
     Policy(version="pinned", slots=[Pinned(place=1, item="unheard-of"), *EXPLORED]),
 ]
 
@@ -91,6 +100,7 @@ def made(
         policy=policy,
         exposures=lambda ids: rng.poisson((3.0, 40.0), (len(ids), 2)).astype(np.float64),
         linear=lambda ids: rng.random((len(ids), 2)),
+        of_groups=lambda by, names: np.array([(len(by), hash_of(name)) for name in names], np.float64),
         previous=rng.permutation(items).tolist(),
         seed=seed_of(key, "home", 1, number, policy.version),
     )
@@ -107,6 +117,10 @@ def made(
     task = RankTask(key, ["home"], 1, number, NOW_MS, "click", encode(state), None, NOW_MS)
     asked = Asked(6, 40, requested is not None)
     return decode_decision(encode_decision(decision_record(task, ranked, slate, asked, "here", 1.0)))
+
+
+def hash_of(name: str | None) -> int:
+    return sum(map(ord, name or ""))
 
 
 def states(bundle: LoadedBundle, count: int) -> list[UserState]:
@@ -291,10 +305,10 @@ def test_a_summary_counts_what_was_tried(bundles: Bundles) -> None:
         one = record(bundles, policy, number)
         summary.add(one, bundles.judged(one, policies))
     summary.leave_out("model_busy")
-    assert (summary.lists, summary.identical, summary.different, summary.listed) == (8, 7, 0, [])
+    assert (summary.lists, summary.identical, summary.different, summary.listed) == (9, 8, 0, [])
     assert summary.not_replayed == {"model_busy": 1}
     assert set(summary.policies) == set(policies)
-    assert summary.slots["explore"] == 4
+    assert summary.slots["explore"] == 5
 
 
 def test_another_policy_on_the_same_candidates_is_what_it_would_have_made(bundles: Bundles) -> None:

@@ -5,7 +5,18 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
-from schemas.decision import GROUP, LINEAR, POSTERIORS, PREVIOUS, ROWS, SHOWN, Decision, pack_candidates, pack_places
+from schemas.decision import (
+    GROUP,
+    LINEAR,
+    OF_GROUP,
+    POSTERIORS,
+    PREVIOUS,
+    ROWS,
+    SHOWN,
+    Decision,
+    pack_candidates,
+    pack_places,
+)
 from schemas.keys import id_hash
 from schemas.ranking import RankedItem, RankedList, RankTask, encode_json
 from udfs.logic.slate import Considered, Gathered, Slate
@@ -92,6 +103,7 @@ def _inputs(gathered: Gathered) -> dict[str, bytes]:
     found |= {GROUP + name: codes.astype("<i4").tobytes() for name, codes in gathered.groups.items()}
     if gathered.posteriors is not None:
         found[POSTERIORS] = gathered.posteriors.astype("<f8").tobytes()
+    found |= {OF_GROUP + name: values.astype("<f8").tobytes() for name, values in gathered.of_groups.items()}
     if gathered.linear is not None:
         found[LINEAR] = gathered.linear.astype("<f8").tobytes()
     if gathered.previous is not None:

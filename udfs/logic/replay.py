@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from schemas.decision import FALLBACK, GROUP, LINEAR, NOT_SHOWN, POSTERIORS, PREVIOUS, ROWS, SHOWN, Decision
+from schemas.decision import FALLBACK, GROUP, LINEAR, NOT_SHOWN, OF_GROUP, POSTERIORS, PREVIOUS, ROWS, SHOWN, Decision
 from schemas.policy import Policy
 from schemas.ranking import RankedItem
 from schemas.user_state import UserState, decode, seen_hash
@@ -114,6 +114,8 @@ def _as_recorded(decision: Decision) -> Gathered:
     for name, column in decision.inputs.items():
         if name.startswith(GROUP):
             gathered.groups[name.removeprefix(GROUP)] = np.frombuffer(column, "<i4").astype(np.int64)
+        elif name.startswith(OF_GROUP):
+            gathered.of_groups[name.removeprefix(OF_GROUP)] = np.frombuffer(column, "<f8").reshape(n, 2)
     if POSTERIORS in decision.inputs:
         gathered.posteriors = np.frombuffer(decision.inputs[POSTERIORS], "<f8").reshape(n, 2)
     if LINEAR in decision.inputs:

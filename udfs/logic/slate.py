@@ -111,6 +111,8 @@ class World:
     policy: Policy = DEFAULT
     exposures: Callable[[list[str]], npt.NDArray[np.float64]] | None = None  # (n, 2) clicks and misses by item id
     linear: Callable[[list[str]], npt.NDArray[np.float64]] | None = None  # (n, 2) what LinUCB expects: mean and width
+    # (n, 2) clicks and misses of groups: by "category" or "subcategory", and the name of each candidate's
+    of_groups: Callable[[str, list[str | None]], npt.NDArray[np.float64]] | None = None
     previous: list[str] | None = None  # the list before, where the user has done nothing since
     seed: int = 0
     tables: BetaTables = field(default_factory=BetaTables)
@@ -129,6 +131,7 @@ class Gathered:
     passed_over: int = 0  # by the pre-ranker, and not among the n
     groups: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)  # by what is capped or compared; -1: none
     posteriors: npt.NDArray[np.float64] | None = None  # (n, 2)
+    of_groups: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)  # (n, 2) by what is grouped by
     linear: npt.NDArray[np.float64] | None = None  # (n, 2)
     previous: npt.NDArray[np.int64] | None = None  # place in the list before; -1: none
 
@@ -236,11 +239,17 @@ def look_up(
     # Where lists may not be personal, the state holds no actions: rules find none, and retrieval only what is popular.
     question = Question(state, item_ids, hashes, world.unavailable, world.catalogue, now_ms)
     found.removed = removed(policy, sources, question)
+    believed = {slot.arms for slot in policy.slots if isinstance(slot, Explore) and slot.believes_of_groups}
+    prior = np.array([policy.prior.clicks, policy.prior.misses])
     for name in sorted(_grouped_by(policy)):
-        found.groups[name] = _codes(_groups(list(map(world.catalogue.get, item_ids)), name))
+        names = _groups(list(map(world.catalogue.get, item_ids)), name)
+        found.groups[name] = _codes(names)
+        if name in believed:
+            nothing = np.zeros((len(names), 2))
+            found.of_groups[name] = prior + (nothing if world.of_groups is None else world.of_groups(name, names))
     if _explores(policy):
         known = np.zeros((len(item_ids), 2)) if world.exposures is None else world.exposures(item_ids)
-        found.posteriors = known + np.array([policy.prior.clicks, policy.prior.misses])
+        found.posteriors = known + prior
     if _explores(policy, "linucb"):
         found.linear = _NEVER_SHOWN.repeat(len(item_ids), axis=0) if world.linear is None else world.linear(item_ids)
     if policy.stability is not None and world.previous is not None:
@@ -347,6 +356,7 @@ def _fill(gathered: Gathered, keep: list[int], scores: Scores, ranker: Ranker, w
         likeness,
         None if gathered.posteriors is None else gathered.posteriors[keep],
         None if gathered.linear is None else gathered.linear[keep],
+        {name: values[keep] for name, values in gathered.of_groups.items()},
         pinned,
         None if gathered.previous is None else gathered.previous[keep],
     )
@@ -376,6 +386,7 @@ def _grouped_by(policy: Policy) -> set[str]:
         names.add("subcategory")
     if any(isinstance(slot, Sponsored) for slot in policy.slots):
         names.add("sponsored")
+    names |= {slot.arms for slot in policy.slots if isinstance(slot, Explore) and slot.arms != "item"}
     return names
 
 
