@@ -35,7 +35,7 @@ def everything(context: typer.Context, quick: Quick = False, repeat: Repeat = 3)
         python -m bench --quick --repeat 1       whether everything works
     """
     if context.invoked_subcommand is None:
-        for part in (latency, state, ranking, retrieval, users, aggregates, items, replays):
+        for part in (latency, state, ranking, retrieval, users, aggregates, items, replays, bandits):
             part(quick, repeat)
         _print()
 
@@ -95,6 +95,13 @@ def items_command(quick: Quick = False, repeat: Repeat = 3) -> None:
 def replays_command(quick: Quick = False, repeat: Repeat = 3) -> None:
     """10,000 lists of every kind, before and after a savepoint, made again by `riffle replay`. One run, 10 minutes."""
     replays(quick, repeat)
+    _print()
+
+
+@app.command("bandits")
+def bandits_command(quick: Quick = False, repeat: Repeat = 3) -> None:
+    """Regret of the exploration policies against a public library's, in an environment of its own. One run, 10 minutes."""
+    bandits(quick, repeat)
     _print()
 
 
@@ -168,6 +175,12 @@ def replays(quick: bool, repeat: int) -> None:
     from bench.replays import run
 
     _keep("replays", run(quick, repeat))
+
+
+def bandits(quick: bool, repeat: int) -> None:
+    from bench.regret import run
+
+    _keep("bandits", run(quick, repeat))
 
 
 def _keep(name: str, part: Any) -> None:

@@ -9,6 +9,7 @@ from bench.machine import ROOT, About
 from bench.plot import latency_plot
 from bench.results import (
     Aggregates,
+    Bandits,
     Items,
     Latency,
     Percentiles,
@@ -50,6 +51,7 @@ def render(results: Results) -> str:
         ("Counters of items", "aggregates", results.aggregates, _aggregates),
         ("Counters of many items", "items", results.items, _items),
         ("Replays", "replays", results.replays, _replays),
+        ("Regret of exploration", "bandits", results.bandits, _bandits),
     ]
     lines = [_INTRO]
     for title, name, found, show in parts:
@@ -348,6 +350,29 @@ def _replays(found: Replays) -> list[str]:
         "item-aggregates. In the middle personalise is stopped with a savepoint and started from it, and items that came after",
         "the bundle change their groups. Then `riffle replay --hours 24` makes all lists again.\n",
         *_table(("", ""), rows),
+    ]
+    return [*text, "", _described(found.about)]
+
+
+def _bandits(found: Bandits) -> list[str]:
+    text = [
+        f"Regret over {found.steps:,} steps on {found.problems} seeded problems of ten Bernoulli arms, against mabwiser",
+        f"{found.mabwiser} with the same parameters; `linucb`, disjoint, on {found.linear_problems} linear problems of",
+        f"{found.linear_steps} steps, with the same contexts and luck for both ([bench/bandits.py](../bench/bandits.py)). The",
+        "standard error is that of the difference, over the library's regret.\n",
+        *_table(
+            ("policy", "regret", "mabwiser's", "ratio", "standard error"),
+            (
+                (
+                    f"`{name}`",
+                    f"{one.regret:.2f}",
+                    f"{one.mabwiser:.2f}",
+                    f"{one.ratio:.3f}",
+                    f"{one.standard_error:.3f}",
+                )
+                for name, one in found.policies.items()
+            ),
+        ),
     ]
     return [*text, "", _described(found.about)]
 

@@ -184,6 +184,25 @@ class Replays(msgspec.Struct, frozen=True):
     replay_s: float
 
 
+class Regret(msgspec.Struct, frozen=True):
+    """Mean over the problems, of ours and of the library's; the standard error is that of the difference, over the library's."""
+
+    regret: float
+    mabwiser: float
+    ratio: float
+    standard_error: float
+
+
+class Bandits(msgspec.Struct, frozen=True):
+    about: About
+    mabwiser: str  # its version
+    steps: int
+    problems: int
+    linear_steps: int
+    linear_problems: int
+    policies: dict[str, Regret]
+
+
 class Results(msgspec.Struct):
     latency: Latency | None = None
     state: State | None = None
@@ -193,6 +212,7 @@ class Results(msgspec.Struct):
     items: Items | None = None
     retrieval: Retrieval | None = None
     replays: Replays | None = None
+    bandits: Bandits | None = None
 
 
 def load(path: Path = JSON) -> Results:
