@@ -35,7 +35,7 @@ def everything(context: typer.Context, quick: Quick = False, repeat: Repeat = 3)
         python -m bench --quick --repeat 1       whether everything works
     """
     if context.invoked_subcommand is None:
-        for part in (latency, state, ranking, retrieval, users, aggregates, items):
+        for part in (latency, state, ranking, retrieval, users, aggregates, items, replays, bandits):
             part(quick, repeat)
         _print()
 
@@ -88,6 +88,20 @@ def aggregates_command(quick: Quick = False, repeat: Repeat = 3) -> None:
 def items_command(quick: Quick = False, repeat: Repeat = 3) -> None:
     """Cost of an event for the counters at 1,000 and at 1,000,000 items, 200,000 of them counted before."""
     items(quick, repeat)
+    _print()
+
+
+@app.command("replays")
+def replays_command(quick: Quick = False, repeat: Repeat = 3) -> None:
+    """10,000 lists of every kind, before and after a savepoint, made again by `riffle replay`. One run, 10 minutes."""
+    replays(quick, repeat)
+    _print()
+
+
+@app.command("bandits")
+def bandits_command(quick: Quick = False, repeat: Repeat = 3) -> None:
+    """Regret of the exploration policies against a public library's, in an environment of its own. One run, 10 minutes."""
+    bandits(quick, repeat)
     _print()
 
 
@@ -155,6 +169,18 @@ def items(quick: bool, repeat: int) -> None:
     from bench.aggregates import run_items
 
     _keep("items", run_items(quick, repeat))
+
+
+def replays(quick: bool, repeat: int) -> None:
+    from bench.replays import run
+
+    _keep("replays", run(quick, repeat))
+
+
+def bandits(quick: bool, repeat: int) -> None:
+    from bench.regret import run
+
+    _keep("bandits", run(quick, repeat))
 
 
 def _keep(name: str, part: Any) -> None:

@@ -1,8 +1,6 @@
 """Regret of the exploration policies against a public library's, on seeded Bernoulli and linear problems.
 
-Run in an environment of its own, which holds the library:
-
-    uv run --no-project --python 3.11 --with mabwiser==2.7.4 --with "msgspec>=0.19" python bench/bandits.py
+Run by `python -m bench bandits`, in an environment of its own, which holds the library.
 """
 
 from __future__ import annotations
@@ -110,7 +108,8 @@ def main() -> None:
     sides = [np.array([linear(3_000 + number, side) for number in range(LINEAR_PROBLEMS)]) for side in (False, True)]
     found["linucb"] = compared(*sides)
     print("linucb", found["linucb"], flush=True)
-    print(json.dumps({"mabwiser": version("mabwiser"), "steps": STEPS, "problems": PROBLEMS, **found}))
+    counts = {"steps": STEPS, "problems": PROBLEMS, "linear_steps": LINEAR_STEPS, "linear_problems": LINEAR_PROBLEMS}
+    print(json.dumps({"mabwiser": version("mabwiser"), **counts, **found}))
 
 
 main()

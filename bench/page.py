@@ -9,11 +9,13 @@ from bench.machine import ROOT, About
 from bench.plot import latency_plot
 from bench.results import (
     Aggregates,
+    Bandits,
     Items,
     Latency,
     Percentiles,
     Rankings,
     Rate,
+    Replays,
     Results,
     Retrieval,
     State,
@@ -48,6 +50,8 @@ def render(results: Results) -> str:
         ("Many users", "users", results.users, _users),
         ("Counters of items", "aggregates", results.aggregates, _aggregates),
         ("Counters of many items", "items", results.items, _items),
+        ("Replays", "replays", results.replays, _replays),
+        ("Regret of exploration", "bandits", results.bandits, _bandits),
     ]
     lines = [_INTRO]
     for title, name, found, show in parts:
@@ -307,6 +311,66 @@ def _items(found: Items) -> list[str]:
                     _spread([one.state_bytes / 1e6 for one in rounds], "{:,.1f}"),
                 )
                 for rounds in zip(*found.runs)
+            ),
+        ),
+    ]
+    return [*text, "", _described(found.about)]
+
+
+def _replays(found: Replays) -> list[str]:
+    all_ = found.found
+    names = {
+        "explore": "with an explored place",
+        "held": "with a place held by stability",
+        "pinned": "with a pinned place",
+    }
+    rows = [
+        ("lists on `rankings-log`", f"{all_.lists:,}"),
+        ("identical, every bit of scores, places and propensities", f"{all_.identical:,}"),
+        ("equal but for score gaps up to 1e-5", f"{all_.close:,}"),
+        ("different", f"{all_.different:,}"),
+        *((f"not replayed: {reason}", f"{count:,}") for reason, count in sorted(all_.not_replayed.items())),
+        ("identical, by one BLAS thread", f"{found.identical_one_thread:,}"),
+        *(
+            (f"of start {number} of the job", f"{count:,}")
+            for number, (_, count) in enumerate(sorted(all_.epochs.items()), start=1)
+        ),
+        *((f"of policy `{name}`", f"{count:,}") for name, count in sorted(all_.policies.items())),
+        *((f"of bundle `{name}`", f"{count:,}") for name, count in sorted(all_.bundles.items())),
+        *((f"in arm {name}", f"{count:,}") for name, count in sorted(all_.arms.items())),
+        *((f"{text}", f"{all_.slots[slot]:,}") for slot, text in names.items() if slot in all_.slots),
+        *((f"fallback `{name}`", f"{count:,}") for name, count in sorted(all_.fallbacks.items()) if name != "none"),
+        ("of users who acted on items that came after the bundle", f"{all_.later_items:,}"),
+        ("a record, as sent", f"{found.record_bytes:,} bytes"),
+        ("a record, on the broker's disk", f"{found.stored_bytes:,} bytes"),
+        ("replaying a list, with reading it", f"{1000 * found.replay_s / max(1, all_.lists):.1f} ms"),
+    ]
+    text = [
+        "Lists of every kind ([trials/variety.py](../trials/variety.py)), made by the jobs personalise, beliefs and",
+        "item-aggregates. In the middle personalise is stopped with a savepoint and started from it, and items that came after",
+        "the bundle change their groups. Then `riffle replay --hours 24` makes all lists again.\n",
+        *_table(("", ""), rows),
+    ]
+    return [*text, "", _described(found.about)]
+
+
+def _bandits(found: Bandits) -> list[str]:
+    text = [
+        f"Regret over {found.steps:,} steps on {found.problems} seeded problems of ten Bernoulli arms, against mabwiser",
+        f"{found.mabwiser} with the same parameters; `linucb`, disjoint, on {found.linear_problems} linear problems of",
+        f"{found.linear_steps} steps, with the same contexts and luck for both ([bench/bandits.py](../bench/bandits.py)). The",
+        "standard error is that of the difference, over the library's regret.\n",
+        *_table(
+            ("policy", "regret", "mabwiser's", "ratio", "standard error"),
+            (
+                (
+                    f"`{name}`",
+                    f"{one.regret:.2f}",
+                    f"{one.mabwiser:.2f}",
+                    f"{one.ratio:.3f}",
+                    f"{one.standard_error:.3f}",
+                )
+                for name, one in found.policies.items()
             ),
         ),
     ]

@@ -89,6 +89,9 @@ class MadeUp:
             apply_event(state, click, Position(0, number, at_ms))
         return state
 
+    def described(self, *_: object) -> dict[str, tuple[str | None, str | None]]:
+        return {}
+
     def retrieve(self, *_: object) -> object:
         return self._found
 

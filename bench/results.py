@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from bench.machine import ROOT, About
+from models.replaying import Summary
 
 JSON = ROOT / "docs" / "benchmarks.json"
 
@@ -170,6 +171,38 @@ class Items(msgspec.Struct, frozen=True):
     runs: list[list[Counted]]
 
 
+class Replays(msgspec.Struct, frozen=True):
+    """Lists of a real job made again. `found` is by as many BLAS threads as the machine has cores; bytes are of one record."""
+
+    about: About
+    found: Summary
+    identical_one_thread: int
+    records: int
+    record_bytes: int  # as sent
+    stored_bytes: int  # on the broker's disk
+    made_s: float
+    replay_s: float
+
+
+class Regret(msgspec.Struct, frozen=True):
+    """Mean over the problems, of ours and of the library's; the standard error is that of the difference, over the library's."""
+
+    regret: float
+    mabwiser: float
+    ratio: float
+    standard_error: float
+
+
+class Bandits(msgspec.Struct, frozen=True):
+    about: About
+    mabwiser: str  # its version
+    steps: int
+    problems: int
+    linear_steps: int
+    linear_problems: int
+    policies: dict[str, Regret]
+
+
 class Results(msgspec.Struct):
     latency: Latency | None = None
     state: State | None = None
@@ -178,6 +211,8 @@ class Results(msgspec.Struct):
     aggregates: Aggregates | None = None
     items: Items | None = None
     retrieval: Retrieval | None = None
+    replays: Replays | None = None
+    bandits: Bandits | None = None
 
 
 def load(path: Path = JSON) -> Results:

@@ -11,16 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.connecting import connections, fail, out, plainly
-from cli.policy import read_catalogue
-from cli.replay import groups_in
 from client.decisions import newest_decisions
 from client.scan import Limits, Scanner
 from models.bundle import BundleError
 from models.replaying import Bundles
 from schemas import topics
-from schemas.decision import DRAFT, NOT_SHOWN, SHOWN, Decision, DecisionError
+from schemas.decision import DRAFT, FALLBACK, NOT_SHOWN, SHOWN, Decision, DecisionError
 from schemas.ranking import DEFAULT_SURFACE
-from udfs.logic.replay import CannotReplay, require_all
+from udfs.logic.replay import CannotReplay, require_scored
 from udfs.logic.slots import given_up
 
 _UNKNOWN = "unknown"
@@ -72,7 +70,7 @@ def how_made(decision: Decision, bundles: Bundles) -> How:
     prices = given_up(found.score_column(), places.candidate_column().tolist())
     by_task, note = dict[str, list[float]](), None
     try:
-        require_all(decision)
+        require_scored(decision)
         by_task = bundles.task_scores(decision)
     except (CannotReplay, BundleError) as error:
         note = str(error)
@@ -150,7 +148,7 @@ def how_of_newest(key: str, surface: str, list_id: str, seconds: float, bundles:
             decision = newest_decisions(scanner, {key}, surface).get(key)
             if decision is None or decision.list_id != list_id:
                 return f"It has no record on {topics.RANKINGS_LOG}, which keeps a day: how it was made is not known any more."
-            return how_made(decision, Bundles(bundles, groups_in(read_catalogue(scanner))))
+            return how_made(decision, Bundles(bundles))
         except DecisionError as error:
             return f"Its decision record cannot be used: {error}."
 
@@ -194,7 +192,7 @@ def fell_out(decision: Decision, user: str, item: str) -> WhyNot:
         return WhyNot(user, item, decision.list_id, stage, because, **fields)  # type: ignore[arg-type]
 
     if item not in ids:
-        if decision.fallback is not None:
+        if FALLBACK in decision.places.slot_names:
             return ended("retrieval", f"the list is a fallback ({decision.fallback}) and the item was not in it")
         if not decision.complete:
             return ended("retrieval", "it was not shown, and this record holds only what was: raise --decisions-share")
@@ -207,6 +205,10 @@ def fell_out(decision: Decision, user: str, item: str) -> WhyNot:
         return ended("shown", f"it is in the list, at place {at}", source=source)
     if outcome != NOT_SHOWN:
         return ended("rules", f"the rule {outcome} took it out; it came from {source}", source=source)
+    if FALLBACK in decision.places.slot_names:
+        return ended(
+            "places", f"the list is a fallback ({decision.fallback}), and it came after its places", source=source
+        )
     scores = found.score_column()
     rank = int((scores > scores[place]).sum()) + 1
     shown = len(decision.places.slots)

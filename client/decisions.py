@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import msgspec
 
 from client.scan import Scanner
@@ -20,6 +23,33 @@ def decision_of_list(scanner: Scanner, list_id: str) -> Decision | None:
             if found.list_id == list_id:
                 return found
     return None
+
+
+def logged(
+    scanner: Scanner, *, last: int | None = None, since_ms: int | None = None, surface: str | None = None
+) -> Iterator[Decision | DecisionError]:
+    """Records of lists, each list once: the `last` ones, newest first; or those appended since `since_ms`, oldest first.
+
+    What cannot be read comes as its error.
+    """
+    seen: set[str] = set()
+    found: Iterator[Any] = (
+        scanner.newest_first(topics.RANKINGS_LOG) if since_ms is None else scanner.since(topics.RANKINGS_LOG, since_ms)
+    )
+    ends = f"|{surface}".encode() if surface is not None else b""
+    for record in found:
+        if not record.value or not (record.key or b"").endswith(ends):
+            continue
+        if last is not None and len(seen) >= last:
+            return
+        try:
+            decision = decode_decision(record.value)
+        except DecisionError as error:
+            yield error
+            continue
+        if decision.list_id not in seen:
+            seen.add(decision.list_id)
+            yield decision
 
 
 def newest_decisions(scanner: Scanner, keys: set[str], surface: str) -> dict[str, Decision]:

@@ -23,6 +23,7 @@ from models.item_features import ItemFeatureTable, Refresher, Source, logarithms
 from models.recall import Recall
 from models.scorer import HistoryEncoding, encode_state_history, open_scorer
 from models.vocabulary import Describe, Rows
+from schemas.decision import Described
 from schemas.event import Click
 from schemas.features import registry
 from schemas.items import Item
@@ -44,15 +45,19 @@ _WARM_UP_AGO_MS = 2 * 3_600_000
 _KEPT = 3  # bundles in memory: what runs, what ran before, what is coming
 
 
+# Of an encoding: user key, history_no, anchor, and what was said of items that the bundle does not know.
+Name = tuple[str, int, int, frozenset[tuple[str, tuple[str | None, str | None]]]]
+
+
 class HistoryCache:
     """Least recently used encodings, up to `limit_bytes`. Of one bundle: encodings of another are of no use."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit, self._used = limit_bytes, 0
-        self._encodings: OrderedDict[tuple[str, int, int], HistoryEncoding] = OrderedDict()
+        self._encodings: OrderedDict[Name, HistoryEncoding] = OrderedDict()
         self.hits = self.misses = 0
 
-    def get(self, key: tuple[str, int, int]) -> HistoryEncoding | None:
+    def get(self, key: Name) -> HistoryEncoding | None:
         found = self._encodings.get(key)
         if found is None:
             self.misses += 1
@@ -61,7 +66,7 @@ class HistoryCache:
         self._encodings.move_to_end(key)
         return found
 
-    def put(self, key: tuple[str, int, int], encoding: HistoryEncoding) -> None:
+    def put(self, key: Name, encoding: HistoryEncoding) -> None:
         replaced = self._encodings.pop(key, None)
         self._used += encoding.nbytes - (replaced.nbytes if replaced is not None else 0)
         self._encodings[key] = encoding
@@ -101,6 +106,17 @@ class LoadedBundle:
     def level(self, row: int) -> str:
         return self._vocabulary.level(row)
 
+    def described(self, state: UserState) -> Described:
+        return self._said(state, [*state.history_slots, *state.session_slots])
+
+    def _said(self, state: UserState, slots: Iterable[int]) -> Described:
+        """What the catalogue says of the items in these places that have no row."""
+        if self._describe is None:
+            return {}
+        ids = state.ids
+        unknown = self._vocabulary.unknown([ids[slot].decode() for slot in set(slots)])
+        return {one: groups for one in unknown if (groups := self._describe(one)) is not None}
+
     def vectors(self, rows: Rows) -> npt.NDArray[np.float32]:
         """(n, D) items in the bundle's space, for diversity."""
         return self._vectors.take(rows, axis=0)
@@ -118,11 +134,12 @@ class LoadedBundle:
         return self.recall.light(state, rows, now_ms)
 
     def history_encoder(self, key: str, now_ms: int, stop: Any) -> Callable[[UserState], HistoryEncoding]:
-        """Encodes a user's history, once per session: as long as neither history nor anchor change."""
+        """Encodes a user's history, once per session: as long as neither history nor anchor change, nor what the catalogue says of
+        its items that the bundle does not know."""
 
         def encode(state: UserState) -> HistoryEncoding:
             anchor_ms = history_anchor_ms(state, now_ms)
-            name = (key, state.history_no, anchor_ms)
+            name = (key, state.history_no, anchor_ms, frozenset(self._said(state, state.history_slots).items()))
             found = self.cache.get(name)
             if found is None:
                 found = self._scorer.encode_history(state.history(), anchor_ms, stop)

@@ -96,6 +96,11 @@ class Vocabulary:
         """The row that stands in for an unknown item of these groups."""
         return self._targets.get(subcategory or "") or self._targets.get(category or "") or GLOBAL
 
+    def unknown(self, tokens: Iterable[str]) -> list[str]:
+        """Those that are ids of items without a row."""
+        known = self._items
+        return [one for one in tokens if one not in known and one[:1] not in (TARGET_MARK, QUERY_MARK)]
+
     def rows(self, tokens: Iterable[str], describe: Describe | None = None) -> Rows:
         """(n,) rows of ids, one each."""
         found = list(map(self._items.get, listed := list(tokens)))

@@ -4,7 +4,7 @@
 
 On `rankings-log`, keyed like the list on `ranked-feed`. Numbers of candidates and places are packed columns, little endian,
 which numpy reads without copying. What depends on the user and the clock alone (sequences, the user's counters of an item,
-the calendar) is not spelled out: it follows from `state` and `now_ms`.
+the calendar) is not spelled out: it follows from `state` and `now_ms`, and from `described` for items that came after the bundle.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _END = "\0"  # between ids: no validated id holds a control character
 
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.uint8]
+Described = dict[str, tuple[str | None, str | None]]  # subcategory and category by item id
 
 # What became of a candidate, beside the rules' reasons for removing it.
 SHOWN, NOT_SHOWN = "shown", "not_shown"
@@ -29,10 +30,11 @@ SHOWN, NOT_SHOWN = "shown", "not_shown"
 ROWS = "rows"  # i32: the bundle's row that stood for the candidate
 GROUP = "group:"  # i32, and then what it groups by; below 0: in no group
 POSTERIORS = "posteriors"  # f64 (n, 2): α and β of its click-through rate
+OF_GROUP = "posteriors:"  # and then what it groups by; f64 (n, 2): those of its group
 LINEAR = "linear"  # f64 (n, 2): mean and width of what LinUCB expects
 PREVIOUS = "previous"  # i32: its place in the list before; below 0: none
-# The slot of a place whose item was taken by its score.
-EXPLOIT = "exploit"
+# The slot of a place whose item was taken by its score; of one that was filled without ranker, pre-ranker and policy's places.
+EXPLOIT, FALLBACK = "exploit", "fallback"
 DRAFT = "draft:"  # and then the arm: the slot of a place that its ranker picked, where a list was drafted of two
 
 
@@ -102,8 +104,8 @@ class DraftedOf(msgspec.Struct, frozen=True, array_like=True):
 class Decision(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """One list's making. New fields go at the end, with a default.
 
-    `complete` says whether all candidates are recorded, or only those shown. A list with a `fallback` was not made by the
-    ranker: its items and their scores are recorded, and nothing can be recomputed.
+    `complete` says whether all candidates are recorded, with what they were placed by, or only those shown. Of a `fallback` that
+    neither the ranker nor the pre-ranker made (slot FALLBACK), they are the list that it fell back to.
     """
 
     list_id: str
@@ -140,6 +142,8 @@ class Decision(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
             return []
         found = [decode_decision(one) for one in self.draft.rankings]
         return [msgspec.structs.replace(one, key=self.key, state=self.state) for one in found]
+
+    described: Described = {}  # items in the user's sequences that the bundle does not know, as the catalogue had them
 
     def shown(self) -> list[str]:
         """Ids of the list's items, best first."""

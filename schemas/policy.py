@@ -142,15 +142,24 @@ class Dpp(_Part, frozen=True, tag_field="method", tag="dpp"):
 
 
 class Explore(_Part, frozen=True, tag_field="kind", tag="explore"):
-    """Places whose item is drawn from the `pool` best of what is left. `floor` is the share of draws spread evenly over them."""
+    """Places whose item is drawn from the `pool` best of what is left. `floor` is the share of draws spread evenly over them.
+
+    With `arms` of groups, what is drawn is a group, and its best item takes the place.
+    """
 
     places: Annotated[list[Place], Meta(min_length=1)]
     policy: Literal["thompson", "ucb", "linucb", "epsilon_greedy", "softmax"]
+    arms: Literal["item", "category", "subcategory"] = "item"
     floor: Share = 0.0
     pool: Annotated[int, Meta(ge=2, le=LAST_PLACE)] = 20
     epsilon: Share = 0.1  # of epsilon_greedy: the share of draws that ignore the score
     temperature: Annotated[float, Meta(gt=0)] = 1.0  # of softmax over scores
     bonus: Annotated[float, Meta(ge=0)] = 1.0  # of ucb and linucb: how much uncertainty is worth
+
+    @property
+    def believes_of_groups(self) -> bool:
+        """Whether it draws groups by what is believed of them, and not by the scores of their best items."""
+        return self.arms != "item" and self.policy in ("thompson", "ucb")
 
 
 class Pinned(_Part, frozen=True, tag_field="kind", tag="pinned"):
@@ -323,11 +332,14 @@ def _check_slots(policy: Policy) -> None:
             )
         elif isinstance(slot, Explore):
             _check_explore(slot)
-            if slot.policy == "linucb" and policy.beliefs is None:
-                raise PolicyError("slots: linucb needs what the job beliefs learns: add the table [beliefs].")
+            if policy.beliefs is None and (slot.policy == "linucb" or slot.believes_of_groups):
+                what = "linucb" if slot.policy == "linucb" else f"{slot.policy} over arms of {slot.arms}"
+                raise PolicyError(f"slots: {what} needs what the job beliefs learns: add the table [beliefs].")
 
 
 def _check_explore(slot: Explore) -> None:
+    if slot.policy == "linucb" and slot.arms != "item":
+        raise PolicyError("slots: linucb's arms are items: leave arms out, or explore groups by thompson or ucb.")
     for field, default, policies in _ONLY_OF:
         if slot.policy not in policies and getattr(slot, field) != default:
             raise PolicyError(

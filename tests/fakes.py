@@ -269,6 +269,9 @@ class FakeBundle:
     def level(self, row: int) -> str:
         return "item" if row > 0 else "global"
 
+    def described(self, state: UserState) -> dict[str, tuple[str | None, str | None]]:
+        return {}
+
     def features(self, rows: Any) -> Any:
         return np.array([[len(self.item_ids[row])] for row in rows], np.float32).reshape(len(rows), 1)
 

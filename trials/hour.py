@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -27,6 +28,7 @@ HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 WINDOWS_MS = {"click": 1_800_000, "dwell": 1_800_000, "cart": DAY_MS, "purchase": 7 * DAY_MS, "return": 7 * DAY_MS}
 SPAN = ("--from", "2025-12-30", "--to", "2026-01-11")  # what came late was shown before; every window has closed
 _ITEMS, _LIST = 500, 10
+_EVENTS_BETWEEN_KILLS = 8_000  # per second of the longest time that a backfill is left alone
 _ROUND_LIMIT_S = 4 * 3600
 Row = dict[str, Any]
 
@@ -138,8 +140,11 @@ def written(folder: Path) -> dict[tuple[str, str], Row]:
     return found
 
 
-def run(folder: Path, events: int, kills: int, seed: int = 1) -> tuple[int, int, int]:
-    """(rows, rows that differ or are on one side only, kills that hit a backfill at work)."""
+def run(
+    folder: Path, events: int, kills: int, seed: int = 1, say: Callable[[str], None] = lambda _: None
+) -> tuple[int, int, int]:
+    """(rows, rows that differ or are on one side only, kills that hit a backfill at work). `say` is told what goes on."""
+    say(f"Simulating an hour of {events} events.")
     made, lists = simulated(events, seed)
     folder.mkdir(parents=True, exist_ok=True)
     for name, records in (("events", made), ("lists", lists)):
@@ -148,15 +153,21 @@ def run(folder: Path, events: int, kills: int, seed: int = 1) -> tuple[int, int,
     asked = [sys.executable, "-m", "cli.main", "backfill", *SPAN, "--out", str(folder / "out")]
     asked += ["--events", str(folder / "events.parquet"), "--lists", str(folder / "lists.parquet")]
     rng, hit = random.Random(seed), 0
-    for _ in range(kills):
-        with (folder / "log").open("ab") as log, subprocess.Popen(asked, stdout=log, stderr=log) as process:
-            # Killed anywhere after it has begun: reading, between checkpoints, while one is written.
-            time.sleep(rng.uniform(2.0, 2.0 + events / 4_000))
-            if process.poll() is None:
-                process.kill()
-                hit += 1
+    for number in range(1, kills + 1):
+        # Where a person looks on, the backfill's own bars are shown.
+        with (folder / "log").open("ab") as log:
+            bars = None if sys.stderr.isatty() else log
+            with subprocess.Popen(asked, stdout=log, stderr=bars) as process:
+                # Killed anywhere after it has begun: reading, between checkpoints, while one is written.
+                time.sleep(rng.uniform(2.0, 2.0 + events / _EVENTS_BETWEEN_KILLS))
+                if process.poll() is None:
+                    process.kill()
+                    hit += 1
+        say(f"Killed {number} of {kills} times, {hit} of them at work.")
     if not (folder / "out" / "report.json").exists():
+        say("The last backfill goes on to the end.")
         subprocess.run(asked, check=True, timeout=_ROUND_LIMIT_S)
+    say("Comparing its rows with the oracle's.")
     rows, wanted = written(folder / "out"), oracle(made, lists)
     return len(wanted), sum(rows.get(name) != wanted.get(name) for name in rows.keys() | wanted.keys()), hit
 
@@ -166,8 +177,13 @@ def main(
     events: Annotated[int, typer.Option(help="How many events the hour has.", min=1)] = 1_000_000,
     kills: Annotated[int, typer.Option(help="How often the backfill is killed.", min=0)] = 5,
 ) -> None:
-    """Simulate, backfill, kill, compare. Exit code 1 where a row differs."""
-    rows, different, hit = run(folder, events, kills)
+    """Simulate, backfill, kill, compare; progress on stderr. Exit code 1 where a row differs."""
+    begun = time.monotonic()
+
+    def say(what: str) -> None:
+        typer.echo(f"{time.monotonic() - begun:5.0f} s  {what}", err=True)
+
+    rows, different, hit = run(folder, events, kills, say=say)
     typer.echo(f"{events} events, {rows} rows, {different} different, killed {hit} times at work")
     if different:
         raise typer.Exit(1)

@@ -2,13 +2,15 @@
 
 Counts are discounted further to the hour in which they are asked for: an item that is shown no more becomes uncertain again. The
 matrices stay as they were said. What no belief is known of has zeros: the policy's prior alone speaks.
+
+A subcategory's or category's counts are the sums of its items', by the catalogue as it is: kept as beliefs and items change.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -18,18 +20,25 @@ from schemas import topics
 from schemas.beliefs import EVERYBODY, Belief, D, belief_key, decode_belief
 from schemas.connections import Connections
 from schemas.user_state import UnknownStateVersion
-from udfs.logic.beliefs import HOUR_MS, Moment, Shared, context_of, linucb, segments_of
+from udfs.logic.beliefs import HOUR_MS, Moment, Shared, Together, context_of, counts_at, linucb, segments_of
 from udfs.replica import KeyValue, Replica
 
 log = logging.getLogger(__name__)
 
 Array = npt.NDArray[np.float64]
 _NOTHING = 0  # the table's first row: A⁻¹ = I, b = 0
+GROUPED_BY = ("subcategory", "category")  # as groups_of answers
+
+Groups = tuple[str | None, str | None]  # of an item, by GROUPED_BY
+_NO_GROUPS: Groups = (None, None)
 
 
 class BeliefsReplica(Replica):
-    def __init__(self, connections: Connections) -> None:
+    """`groups_of` asks the catalogue; whoever changes it says so by `items_changed`."""
+
+    def __init__(self, connections: Connections, groups_of: Callable[[str], Groups | None]) -> None:
         super().__init__(connections, topics.BELIEFS)
+        self._groups_of = groups_of
         self._lock = threading.Lock()  # asked by ranking threads while the follower changes it
         self._places: dict[str, int] = {}  # by key
         self._free: list[int] = []
@@ -37,6 +46,8 @@ class BeliefsReplica(Replica):
         self._inverses = np.eye(D)[None]  # (rows, D, D)
         self._rewards = np.zeros((1, D))
         self._shared: dict[str, Shared] = {}  # by surface
+        self._groups: dict[int, Groups] = {}  # by place: where its belief counts
+        self._together: dict[tuple[str, str, str], Together] = {}  # by surface, GROUPED_BY, name
 
     def __len__(self) -> int:
         return len(self._places)
@@ -46,19 +57,37 @@ class BeliefsReplica(Replica):
     ) -> npt.NDArray[np.float64]:
         """(n, 2) clicks and misses of each item on the surface: of the moment's `segment` (a kind), where that is known, else of
         everybody."""
-        name = segments_of(at).get(segment or "", EVERYBODY)
-        now_ms = at.hour * HOUR_MS
+        name, now_ms = segments_of(at).get(segment or "", EVERYBODY), at.hour * HOUR_MS
         found = np.zeros((len(item_ids), 2))
         with self._lock:
             for number, item_id in enumerate(item_ids):
                 place = self._places.get(belief_key(surface, item_id))
-                if place is None:
-                    continue
-                belief = self._beliefs[place]
-                clicks, shows = belief.counts.get(name, (0.0, 0.0))
-                left = 0.5 ** (max(0, now_ms - belief.at_ms) / belief.half_life_ms)
-                found[number] = clicks * left, max(0.0, shows - clicks) * left
+                if place is not None:
+                    found[number] = counts_at(self._beliefs[place], name, now_ms)
         return found
+
+    def of_groups(
+        self, surface: str, segment: str | None, at: Moment, by: str, names: Sequence[str | None]
+    ) -> npt.NDArray[np.float64]:
+        """(n, 2) the same of groups on the surface, by one of GROUPED_BY; zeros for no group."""
+        name, now_ms = segments_of(at).get(segment or "", EVERYBODY), at.hour * HOUR_MS
+        with self._lock:
+            each = {
+                group: together.counts_at(name, now_ms)
+                for group in set(names)
+                if group is not None and (together := self._together.get((surface, by, group))) is not None
+            }
+        return np.array([each.get(group or "", (0.0, 0.0)) for group in names])
+
+    def items_changed(self, item_ids: Iterable[str]) -> None:
+        """The catalogue may have these in other groups now."""
+        for item_id in item_ids:
+            groups = self._groups_of(item_id) or _NO_GROUPS
+            with self._lock:
+                for surface in self._shared:
+                    place = self._places.get(belief_key(surface, item_id))
+                    if place is not None:
+                        self._count_in(surface, place, groups)
 
     def linear(self, surface: str, shared: bool, at: Moment, item_ids: Sequence[str]) -> npt.NDArray[np.float64]:
         """(n, 2) mean and width by LinUCB: udfs.logic.beliefs.linucb."""
@@ -86,7 +115,9 @@ class BeliefsReplica(Replica):
             for key in newest.keys() - said.keys():
                 if key in self._places:
                     self._put(key, Belief(), np.eye(D), np.zeros(D))
-                    self._free.append(self._places.pop(key))
+                    place = self._places.pop(key)
+                    del self._groups[place]
+                    self._free.append(place)
 
     def _put(self, key: str, belief: Belief, inverse: Array, rewards: Array) -> None:
         place = self._places.get(key)
@@ -94,10 +125,23 @@ class BeliefsReplica(Replica):
             if not self._free:
                 self._grow()
             place = self._places[key] = self._free.pop()
-        shared = self._shared.setdefault(key.partition("|")[0], Shared())
+        surface, _, item_id = key.partition("|")
+        shared = self._shared.setdefault(surface, Shared())
         shared.replace((self._inverses[place], self._rewards[place]), (inverse, rewards))
         belief.squares = belief.rewards = b""
+        self._count_in(surface, place, _NO_GROUPS)  # what it was counts no more
         self._beliefs[place], self._inverses[place], self._rewards[place] = belief, inverse, rewards
+        self._count_in(surface, place, self._groups_of(item_id) or _NO_GROUPS)
+
+    def _count_in(self, surface: str, place: int, groups: Groups) -> None:
+        """Let the belief at the place count in these groups, and no more in those before."""
+        for by, before, now in zip(GROUPED_BY, self._groups.get(place, _NO_GROUPS), groups):
+            if before == now:
+                continue
+            for group, sign in ((before, -1), (now, 1)):
+                if group is not None:
+                    self._together.setdefault((surface, by, group), Together()).add(self._beliefs[place], sign)
+        self._groups[place] = groups
 
     def _grow(self) -> None:
         size = len(self._beliefs)

@@ -54,7 +54,7 @@ from udfs.logic.exploration import BetaTables
 from udfs.logic.rules import Question, taken_out
 from udfs.logic.session_features import session_features
 from udfs.logic.sessions import freshness
-from udfs.logic.slate import NO_CONSENT, PRE_RANKER, Slate, World, explain, rank, user_level
+from udfs.logic.slate import NO_CONSENT, PRE_RANKER, Slate, World, explain, fall_back, rank, user_level
 from udfs.logic.when_to_rank import DEFAULT_POLICY
 from udfs.outputs import StageTimes, Totals, to_row, watch
 from udfs.policies_replica import PoliciesReplica
@@ -144,14 +144,14 @@ class RankCandidates(AsyncFunction):
             self._replica.items,
             self._lists.lists,
         )
-        self._replica.changed = self._bundles.items_changed
+        self._beliefs = BeliefsReplica(self._connections, self._replica.groups_of)
+        self._replica.changed = self._items_changed
         self._replica.start()
         self._features.start()
         self._lists.changed = self._bundles.lists_changed
         self._lists.start()
         self._policies = PoliciesReplica(self._connections)
         self._policies.start()
-        self._beliefs = BeliefsReplica(self._connections)
         self._beliefs.start()
         self._tables = BetaTables()
         self._runner = Runner(onnxruntime.RunOptions)
@@ -203,6 +203,10 @@ class RankCandidates(AsyncFunction):
         self._beliefs.stop()
         self._bundles.close()
         self._runner.close()
+
+    def _items_changed(self, item_ids: list[str]) -> None:
+        self._bundles.items_changed(item_ids)
+        self._beliefs.items_changed(item_ids)
 
     def _nulls(self, feature: str) -> int:
         return self._bundles.item_features_served()[1][feature]
@@ -423,6 +427,7 @@ class RankCandidates(AsyncFunction):
             if believed is None
             else partial(self._beliefs.exposures, surface, believed.segment, at),
             None if believed is None else partial(self._beliefs.linear, surface, believed.shared, at),
+            None if believed is None else partial(self._beliefs.of_groups, surface, believed.segment, at),
             previous=[item.item_id for item in last.items] if last and last.event_no == state.event_no else None,
             seed=seed_of(task.key, surface, task.state_epoch, task.list_no, policy.version),
             tables=self._tables,
@@ -533,9 +538,7 @@ class RankCandidates(AsyncFunction):
         question = Question(
             state, [item.item_id for item in items], None, world.unavailable, world.catalogue, task.now_ms
         )
-        unwanted = taken_out(world.policy, question)
-        kept = [item for place, item in enumerate(items) if place not in unwanted][:k]
-        return Slate(kept, {"fallback": len(kept)}, {})
+        return fall_back(items, taken_out(world.policy, question), k)
 
     def _remember(self, key: str, surface: str, items: list[RankedItem], event_no: int) -> None:
         self._last_good[key, surface] = _LastGood(items, event_no)

@@ -15,7 +15,6 @@ import pytest
 
 from cli.cluster import publish, submit_experiments
 from cli.experiments import units_on_topic
-from cli.replay import groups_in
 from client.decisions import decision_of_list
 from client.scan import Limits, Scanner
 from connect.redis import Nodes
@@ -173,8 +172,7 @@ def test_drafted_lists_are_credited_and_made_again(engine: Engine) -> None:
     with Scanner(engine.where, Limits(seconds=60)) as scanner:
         record = decision_of_list(scanner, made.list_id)
     assert record is not None and record.draft is not None
-    catalogue = {item.item_id: item for item in load().items}
-    assert Bundles("", groups_in(catalogue)).replay_any(record, {DEFAULT_POLICY.version: DEFAULT_POLICY}).identical
+    assert Bundles("").replay_any(record, {DEFAULT_POLICY.version: DEFAULT_POLICY}).identical
 
 
 def _drafted(assignment: Assignment, user: str, now_ms: int) -> bool:

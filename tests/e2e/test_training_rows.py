@@ -26,7 +26,7 @@ from client.scan import Scanner
 from client.training_files import ROWS, Stored, TrainingFiles, export, flat
 from demo.world import load
 from schemas import topics
-from schemas.decision import EXPLOIT
+from schemas.decision import EXPLOIT, FALLBACK
 from schemas.event import Rejected, parse_event
 from schemas.interaction import Interaction, decode_interaction
 from schemas.ranking import decode_list
@@ -34,7 +34,6 @@ from schemas.training import KINDS, TrainingRow, decode_row, decode_unmatched
 from tests.e2e.engine import Engine, event, raw, wait_for
 from tests.unit.test_attribution import oracle, told
 from udfs.logic.attribution import Rules
-from udfs.logic.decisions import FALLBACK
 
 # Seconds where production has minutes and days: every window closes within the test.
 RULES = Rules(click_ms=4_000, dwell_ms=4_000, cart_ms=8_000, purchase_ms=12_000, return_ms=12_000)

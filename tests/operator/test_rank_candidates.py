@@ -15,6 +15,7 @@ from schemas import topics
 from schemas.connections import Connections
 from schemas.decision import Decision, decode_decision
 from schemas.event import Context
+from schemas.items import Item
 from schemas.policy import DEFAULT, Beliefs, Blocked, Explore, Policy, Stability
 from schemas.ranking import (
     Challenger,
@@ -95,6 +96,13 @@ class FakeBeliefs(FakeReplica):
 
     def exposures(self, surface: str, segment: str | None, at: Any, item_ids: list[str]) -> Any:
         return self.linear(surface, segment, at, item_ids)
+
+    def items_changed(self, item_ids: list[str]) -> None:
+        self.changed = item_ids
+
+    def of_groups(self, surface: str, segment: str | None, at: Any, by: str, names: list[str | None]) -> Any:
+        self.asked.append((surface, segment, by))
+        return np.array([[900.0 * (name == "hats"), 0.0] for name in names])
 
     def linear(self, surface: str, how: Any, at: Any, item_ids: list[str]) -> Any:
         self.asked.append((surface, how, at))
@@ -313,6 +321,22 @@ def test_explored_places_are_drawn_by_what_the_surface_has_shown(harness: Harnes
     made = lists(harness.run(task("home", trigger="request", request=asked))[0])[0]
     assert names(made)[0] == "item-7"
     assert harness.beliefs.asked[-1] == ("home", how, Moment(NOW // 3_600_000, "mobile", "de", "app", True))
+
+
+def test_arms_of_groups_are_drawn_by_what_the_surface_has_shown_of_them(harness: Harness) -> None:
+    """Contract: the group that is believed in is drawn, and the best of its items takes the place; groups are the catalogue's."""
+    for item_id, category in (("item-5", "hats"), ("item-8", "hats"), ("item-20", "shoes")):
+        harness.replica.items[item_id] = Item(item_id=item_id, category=category)
+    harness.policies.in_force["home"] = Policy(
+        version="p",
+        slots=[Explore(places=[1], policy="thompson", arms="category", floor=0.03)],
+        beliefs=Beliefs(segment="device"),
+    )
+    (rows,) = harness.run(task("home"))
+    (found,) = decisions(rows)
+    assert (found.shown()[0], found.places.slot(0)) == ("item-8", "explore")
+    assert found.places.propensity_column()[0] == pytest.approx(0.97 + 0.03 / 3), "three arms: hats, shoes, neither"
+    assert ("home", "device", "category") in harness.beliefs.asked
 
 
 def test_the_copy_of_item_features_is_followed_and_measured(harness: Harness) -> None:
@@ -868,7 +892,7 @@ def test_the_share_of_complete_records_is_a_setting(monkeypatch: pytest.MonkeyPa
 def test_a_fallback_is_recorded_as_one(harness: Harness) -> None:
     harness.bundle.during_score = fail(RuntimeError())
     (found,) = decisions(harness.run(task("home"))[0])
-    assert (found.fallback, len(found.shown()), found.complete) == ("model_error", 5, False)
+    assert (found.fallback, len(found.shown()), found.complete) == ("model_error", 5, True)
 
 
 # ── policies ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from schemas.beliefs import CONTEXT, EVERYBODY, Belief, D, belief_key, decode_be
 from schemas.connections import Connections
 from schemas.user_state import UnknownStateVersion, UserState
 from tests.fakes import NOW, event
-from udfs.beliefs_replica import BeliefsReplica
+from udfs.beliefs_replica import GROUPED_BY, BeliefsReplica
 from udfs.logic.beliefs import HOUR_MS, Moment, Shared, context_of, linucb, moment, segments_of, take
 from udfs.logic.sessions import Position, apply_event
 
@@ -170,7 +171,7 @@ def test_hybrid_is_the_papers_algorithm_2(seed: int) -> None:
 
 @pytest.fixture
 def copy() -> BeliefsReplica:
-    return BeliefsReplica(Connections())
+    return BeliefsReplica(Connections(), {"a": ("boots", "shoes"), "b": ("boots", "shoes"), "c": (None, "shoes")}.get)
 
 
 def say(copy: BeliefsReplica, item: str, belief: Belief | None, surface: str = "home") -> None:
@@ -202,7 +203,7 @@ def test_linucb_speaks_for_the_newest_belief_of_each_item(copy: BeliefsReplica, 
     say(copy, "a", believed(*good))
     say(copy, "gone", believed(*good))
     say(copy, "gone", None)
-    fresh = BeliefsReplica(Connections())
+    fresh = BeliefsReplica(Connections(), lambda _item_id: None)
     for n in range(1_500):
         say(fresh, f"i{n}", believed((at(), 1, 0)))
     say(fresh, "a", believed(*good))
@@ -214,6 +215,33 @@ def test_linucb_speaks_for_the_newest_belief_of_each_item(copy: BeliefsReplica, 
     assert found[0, 1] < found[2, 1] < found[3, 1]
     np.testing.assert_allclose(found[1], found[3])
     assert copy.linear("elsewhere", shared, at(), ["a"])[0, 0] == 0
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_group_is_believed_what_its_items_are_together(seed: int) -> None:
+    """Contract: whatever came, moved, was forgotten or learnt with another half-life on the way, a group's counts are the sum of
+    those of the items that are in it now."""
+    rng = random.Random(seed)
+    items = [f"i{n}" for n in range(8)]
+    catalogue: dict[str, tuple[str | None, str | None]] = {}
+    copy = BeliefsReplica(Connections(), catalogue.get)
+    for step in range(120):
+        item, surface = rng.choice(items), rng.choice(["home", "cart"])
+        if rng.random() < 0.3:
+            catalogue[item] = (rng.choice(["boots", "hats", None]), rng.choice(["shoes", None]))
+            copy.items_changed([item])
+        elif rng.random() < 0.1:
+            say(copy, item, None, surface)
+        else:
+            when = at(rng.randrange(300), rng.choice(["mobile", "desktop"]))
+            half_life_ms = WEEK_MS if step < 80 else 2 * WEEK_MS
+            say(copy, item, believed((when, rng.randrange(1, 9), 1), half_life_ms=half_life_ms), surface)
+    for surface, segment, (number, by) in product(["home", "cart"], [None, "device"], enumerate(GROUPED_BY)):
+        for group in ("boots", "hats", "shoes"):
+            members = [item for item in items if catalogue.get(item, (None, None))[number] == group]
+            wanted = copy.exposures(surface, segment, at(310), members).sum(axis=0)
+            found = copy.of_groups(surface, segment, at(310), by, [group, None, "no such"])
+            np.testing.assert_allclose(found, [wanted, [0, 0], [0, 0]], atol=1e-6)
 
 
 def test_what_is_no_belief_is_skipped_and_counted(copy: BeliefsReplica) -> None:

@@ -92,6 +92,9 @@ def test_without_redis_feed_shows_the_declared_fallback() -> None:
         (["dead-letters", "replay", "1:2", "--reason", "empty"], "one of the two"),
         (["dead-letters", "replay", "1:2", "3:4", "--fix", "x.json"], "name exactly one"),
         (["dead-letters", "replay", "1:2", "--fix", "no-such-file"], "no-such-file cannot be read"),
+        (["replay"], "Say which lists: one LIST_ID, or --last, or --hours."),
+        (["replay", "3f1c", "--last", "9"], "Say which lists"),
+        (["replay", "3f1c", "--surface", "home"], "--surface chooses among lists"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(command: list[str], sentence: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from schemas.decision import (
     EXPLOIT,
+    FALLBACK,
     NOT_SHOWN,
     SHOWN,
     Candidates,
@@ -24,9 +25,9 @@ from schemas.decision import (
 from schemas.ranking import RankedItem, RankedList, RankTask, Receipt
 from schemas.user_state import UserState, encode
 from tests.fakes import NOW
-from udfs.logic.decisions import FALLBACK, Asked, decision_record, seed_of
+from udfs.logic.decisions import Asked, decision_record, seed_of
 from udfs.logic.sessions import freshness
-from udfs.logic.slate import Considered, Gathered, Slate
+from udfs.logic.slate import Considered, Gathered, Slate, fall_back
 from udfs.logic.slots import Filled
 
 FEATURES = ["clicks_2h@1", "ctr_2h@1"]
@@ -137,7 +138,7 @@ def slate() -> Slate:
     )
     filled = Filled([2, 3], [EXPLOIT] * 2, [1.0, 1.0])
     full = Considered(gathered, SCORES, [NOT_SHOWN, "out_of_stock", SHOWN, SHOWN], filled)
-    return Slate([RankedItem("c", 0.3, "popular"), RankedItem("d", 0.2, "popular")], {}, {}, considered=full)
+    return Slate([RankedItem("c", 0.3, "popular"), RankedItem("d", 0.2, "popular")], {}, {}, full)
 
 
 def test_the_share_decides_which_lists_keep_all_candidates() -> None:
@@ -162,13 +163,11 @@ def test_what_was_shown_is_always_recorded() -> None:
 
 def test_a_fallback_claims_no_propensity() -> None:
     """Contract: what the ranker did not make is marked unknown, so that no estimate counts it."""
-    found = recorded(Slate([RankedItem("a", 0.5, "popular")], {}, {}), fallback="model_error")
-    assert (found.complete, found.fallback, found.shown(), found.places.slot(0)) == (
-        False,
-        "model_error",
-        ["a"],
-        FALLBACK,
-    )
+    to = [RankedItem(one, 0.5, "popular") for one in "abcd"]
+    found = recorded(fall_back(to, {0: "out_of_stock"}, 2), fallback="model_error")
+    assert (found.complete, found.fallback, found.shown()) == (True, "model_error", ["b", "c"])
+    assert [found.candidates.outcome(place) for place in range(4)] == ["out_of_stock", SHOWN, SHOWN, NOT_SHOWN]
+    assert found.places.slot_names == [FALLBACK]
     assert np.isnan(found.places.propensity_column()).all()
 
 

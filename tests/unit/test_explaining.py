@@ -9,7 +9,7 @@ from cli.explaining import fell_out, how_made, how_view
 from models.replaying import Bundles
 from schemas.decision import Decision
 from schemas.policy import DEFAULT, Explore, Mmr, Policy
-from tests.unit.test_replay import FOLDER, loaded, made, made_of_two, states
+from tests.unit.test_replay import FOLDER, fallback, loaded, made, made_of_two, states
 
 POLICY = Policy(version="x", diversity=Mmr(relevance=0.3), slots=[Explore(places=[3], policy="thompson", floor=0.5)])
 
@@ -54,7 +54,7 @@ def test_scores_by_task_make_the_score(bundles: Bundles) -> None:
 
 
 def test_a_fallbacks_places_are_shown_without_what_only_the_ranker_knows(bundles: Bundles) -> None:
-    how = how_made(msgspec.structs.replace(record(bundles, DEFAULT), fallback="model_busy"), bundles)
+    how = how_made(fallback(bundles), bundles)
     assert "fallback (model_busy)" in (how.note or "")
     assert how.places[0].scores == {}
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from schemas.policy import Cap, Explore, Mmr, Pinned, Policy, check_policy
+from schemas.policy import Beliefs, Cap, Explore, Mmr, Pinned, Policy, check_policy
 from udfs.logic import slots
 from udfs.logic.exploration import BetaTables, beta_tables, draw, thompson, uniforms
 from udfs.logic.slots import EXPLORE, Filled, Pool, fill
@@ -28,7 +28,9 @@ def random_case(rng: np.random.Generator) -> tuple[Policy, Pool, int]:
         how = str(rng.choice(["thompson", "ucb", "epsilon_greedy", "softmax"], p=[0.5, 0.1, 0.2, 0.2]))
         own: dict[str, Any] = {"epsilon_greedy": {"epsilon": 0.3}, "softmax": {"temperature": 0.7}}.get(how, {})
         floor = float(rng.choice([0.0, 0.2]))
-        explore.append(Explore(places=[place], policy=how, floor=floor, pool=int(rng.integers(2, n + 1)), **own))  # type: ignore[arg-type]
+        arms = "category" if rng.random() < 0.3 else "item"
+        own |= {"policy": how, "arms": arms, "floor": floor}
+        explore.append(Explore(places=[place], pool=int(rng.integers(2, n + 1)), **own))
     left = places[len(explore) :].tolist()
     pinned = {left[0]: n - 1} if left and rng.random() < 0.4 else {}
     rules = (Cap(by="category", most=1, within=3),) if rng.random() < 0.5 else ()
@@ -37,13 +39,16 @@ def random_case(rng: np.random.Generator) -> tuple[Policy, Pool, int]:
         rules=rules,
         diversity=Mmr(relevance=0.6) if rng.random() < 0.5 else None,
         slots=[*explore, *[Pinned(place=place, item=f"{item}") for place, item in pinned.items()]],
+        beliefs=Beliefs(),
     )
     check_policy(policy)
     vectors = rng.normal(size=(n, 3))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     posteriors = np.column_stack((rng.uniform(1, 30, n), rng.uniform(1, 200, n)))
     likeness = (vectors @ vectors.T).__getitem__
-    pool = Pool(rng.normal(size=n), {"category": rng.integers(-1, 3, n)}, likeness, posteriors, pinned=pinned)
+    codes = rng.integers(-1, 3, n)
+    of_groups = {"category": np.column_stack((rng.uniform(1, 30, 4), rng.uniform(1, 200, 4)))[codes + 1]}
+    pool = Pool(rng.normal(size=n), {"category": codes}, likeness, posteriors, of_groups=of_groups, pinned=pinned)
     return policy, pool, k
 
 
@@ -105,8 +110,16 @@ def sampled(policy: Policy, pool: Pool, k: int, rng: np.random.Generator) -> np.
             among = np.zeros_like(open_)
             among[every[:, None], order] = True
             among &= open_
+            believed = pool.posteriors
+            if slot.arms == "category":
+                believed = pool.of_groups["category"]
+                codes, best_of_its_own = pool.groups["category"], np.zeros_like(among)
+                for code in set(codes.tolist()):
+                    members = among & (codes == code)
+                    best_of_its_own[every, np.where(members, gains, -np.inf).argmax(axis=1)] |= members.any(axis=1)
+                among = best_of_its_own
             even = np.where(among, rng.random((SLATES, n)), -1).argmax(axis=1)
-            clicks, misses = pool.posteriors.T  # type: ignore[union-attr]
+            clicks, misses = believed.T  # type: ignore[union-attr]
             scores = np.where(among, pool.scores, -np.inf)
             if slot.policy == "thompson":
                 choice = np.where(among, rng.beta(clicks, misses, (SLATES, n)), -1).argmax(axis=1)

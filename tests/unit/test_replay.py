@@ -9,11 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from models.bundle import Bundle
 from models.featurise import ITEM_COUNTERS
-from models.replaying import Bundles
+from models.replaying import Bundles, Summary
+from models.runtime import runtime
 from models.samples import EDGES, NOW_MS, sample_states
 from models.store import LoadedBundle
-from schemas.decision import Decision, decode_decision, encode_decision, pack_places
+from schemas.decision import Decision, Described, decode_decision, encode_decision, pack_places
 from schemas.items import Item
 from schemas.policy import (
     DEFAULT,
@@ -29,15 +31,16 @@ from schemas.policy import (
     Sponsored,
     Stability,
 )
-from schemas.ranking import Challenger, RankedList, RankTask, Receipt
+from schemas.ranking import Challenger, RankedItem, RankedList, RankTask, Receipt
 from schemas.user_state import UserState, encode
 from tests.fakes import event
+from tests.unit.test_models_towers import written
 from udfs.logic.decisions import Asked, decision_record, draft_seed_of, drafted_record, list_id_of, seed_of
 from udfs.logic.drafting import Ranking, drafted
 from udfs.logic.drafting import alone as own
 from udfs.logic.replay import CannotReplay, replay
 from udfs.logic.sessions import Position, apply_event, freshness
-from udfs.logic.slate import Slate, World, rank
+from udfs.logic.slate import PRE_RANKER, Slate, World, fall_back, rank
 
 FOLDER = str(Path(__file__).parents[1] / "fixtures" / "bundles")
 EXPLORED = [Explore(places=[2], policy="thompson", floor=0.1), Explore(places=[5], policy="softmax")]
@@ -48,6 +51,15 @@ POLICIES = [
     Policy(version="dpp", diversity=Dpp(relevance=2.0), rules=(Bought(days=9),), stability=Stability(top=6, moves=2)),
     Policy(version="groups", diversity=Mmr(relevance=0.5, by="subcategory"), slots=[Sponsored(places=[3]), *EXPLORED]),
     Policy(version="linear", slots=[Explore(places=[1, 4], policy="linucb", floor=0.3)], beliefs=Beliefs()),
+    Policy(
+        version="arms",
+        diversity=Mmr(relevance=0.7),
+        slots=[
+            Explore(places=[2], policy="thompson", arms="category"),
+            Explore(places=[4], policy="ucb", arms="subcategory", floor=0.2),
+        ],
+        beliefs=Beliefs(),
+    ),
     Policy(version="pinned", slots=[Pinned(place=1, item="unheard-of"), *EXPLORED]),
 ]
 
@@ -67,7 +79,14 @@ class Moving:
         return self._rng.random((len(rows), len(ITEM_COUNTERS))).astype(np.float32)
 
 
-def made(bundle: LoadedBundle, state: UserState, policy: Policy, number: int, requested: list[str] | None) -> Decision:
+def made(
+    bundle: LoadedBundle,
+    state: UserState,
+    policy: Policy,
+    number: int,
+    requested: list[str] | None,
+    begin_by: float = float("inf"),
+) -> Decision:
     """A list as the operator makes it, and its record as it comes off the topic."""
     rng = np.random.default_rng(number)
     items = [one for one in bundle.item_ids if not one.startswith("<")]
@@ -83,19 +102,27 @@ def made(bundle: LoadedBundle, state: UserState, policy: Policy, number: int, re
         policy=policy,
         exposures=lambda ids: rng.poisson((3.0, 40.0), (len(ids), 2)).astype(np.float64),
         linear=lambda ids: rng.random((len(ids), 2)),
+        of_groups=lambda by, names: np.array([(len(by), hash_of(name)) for name in names], np.float64),
         previous=rng.permutation(items).tolist(),
         seed=seed_of(key, "home", 1, number, policy.version),
     )
     encoder = bundle.history_encoder(key, NOW_MS, None)
     slate = rank(
-        state, bundle, world, encoder, surface="home", k=6, limit=40, now_ms=NOW_MS, stop=None, requested=requested
-    )
-    receipt = Receipt(freshness(state), bundle.version, bundle.name, policy.version, {}, {}, {}, {})
+        state, bundle, world, encoder, surface="home", k=6, limit=40, now_ms=NOW_MS, stop=None, requested=requested,
+        begin_by=begin_by,
+    )  # fmt: skip
+    ranker = PRE_RANKER if slate.by_light else bundle.name
+    receipt = Receipt(freshness(state), bundle.version, ranker, policy.version, {}, {}, {}, {})
     list_id = list_id_of(key, "home", 1, number, slate.items)
-    ranked = RankedList(list_id, key, "home", 1, number, NOW_MS, slate.items, receipt, "click")
+    fallback = "model_late" if slate.by_light else None
+    ranked = RankedList(list_id, key, "home", 1, number, NOW_MS, slate.items, receipt, "click", fallback)
     task = RankTask(key, ["home"], 1, number, NOW_MS, "click", encode(state), None, NOW_MS)
     asked = Asked(6, 40, requested is not None)
     return decode_decision(encode_decision(decision_record(task, ranked, slate, asked, "here", 1.0)))
+
+
+def hash_of(name: str | None) -> int:
+    return sum(map(ord, name or ""))
 
 
 def states(bundle: LoadedBundle, count: int) -> list[UserState]:
@@ -110,6 +137,7 @@ def record(bundles: Bundles, policy: Policy = DEFAULT, number: int = 3) -> Decis
 def loaded(bundles: Bundles) -> LoadedBundle:
     class Named:
         bundle = "tiny-1"
+        described: Described = {}
 
     return bundles.of(Named())  # type: ignore[arg-type]
 
@@ -179,16 +207,110 @@ def test_another_seed_draws_another_list(bundles: Bundles) -> None:
     assert not bundles.replay(msgspec.structs.replace(found, seed=found.seed ^ 1), policy).identical
 
 
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.version)
+def test_a_list_of_the_pre_ranker_is_made_again_by_the_pre_ranker(policy: Policy, tmp_path: Path) -> None:
+    """Contract: who came too late for the ranker replays like everybody else, and is not scored by it now."""
+    bundle = LoadedBundle(Bundle.load(written(tmp_path) / "tiny-2"), 1 << 20, None)
+    bundles = Bundles(str(tmp_path))
+    for number, state in enumerate(states(bundle, 5)):
+        found = made(bundle, state, policy, number, None, begin_by=0.0)
+        assert (found.fallback, found.ranker, found.complete) == ("model_late", PRE_RANKER, True)
+        assert bundles.replay(found, policy).differences == []
+        assert bundles.task_scores(found) == {}
+
+
+def test_items_that_came_after_the_bundle_are_what_the_catalogue_said_then(bundles: Bundles) -> None:
+    """Contract: in session and history alike, whatever the catalogue says by the time of the replay; and the cached history follows
+    the catalogue too."""
+    groups: Described = {}
+    data = loaded(bundles)._vocabulary.data
+    bundle = LoadedBundle(Bundle.load(Path(FOLDER) / "tiny-1"), 1 << 20, lambda item_id: groups.get(item_id))
+    state = UserState()
+    for number, item_id in enumerate(["later-1", "later-2", "later-1", bundle.item_ids[-1]]):
+        at_ms = NOW_MS - (5 - number) * 3_600_000
+        apply_event(state, event("click", item_id, event_id=f"e{number}", ts_ms=at_ms), Position(0, number, at_ms))
+    said = []
+    for subcategory in data.subcategories[:2]:
+        groups |= dict.fromkeys(("later-1", "later-2"), (subcategory, None))
+        found = made(bundle, state, DEFAULT, 1, None)
+        assert found.described == groups
+        assert Bundles(FOLDER).replay(found, DEFAULT).differences == []
+        said.append(found.candidates.scores)
+    assert said[0] != said[1]
+
+
+def fallback(bundles: Bundles) -> Decision:
+    """The record of a list that was neither ranked nor pre-ranked."""
+    found = record(bundles)
+    scores = np.random.default_rng(4).normal(0, 40, 9).astype(np.float32).tolist()
+    to = [RankedItem(f"item-{n}", round(score, 6), "popular") for n, score in enumerate(scores)]
+    slate = fall_back(to, {1: "out_of_stock", 2: "hidden"}, 6)
+    receipt = Receipt(freshness(UserState()), "tiny-1", "fake", "1", {}, {}, {}, {})
+    list_id = list_id_of("u:3", "home", 1, 3, slate.items)
+    ranked = RankedList(list_id, "u:3", "home", 1, 3, NOW_MS, slate.items, receipt, "click", "model_busy")
+    task = RankTask("u:3", ["home"], 1, 3, NOW_MS, "click", found.state, None, NOW_MS)
+    return decode_decision(encode_decision(decision_record(task, ranked, slate, Asked(6, 40, False), "here", 1.0)))
+
+
+def test_a_fallback_is_made_again_from_what_it_fell_back_to(bundles: Bundles) -> None:
+    found = fallback(bundles)
+    assert bundles.replay(found, DEFAULT).differences == []
+    other = pack_places([8, *found.places.candidate_column().tolist()[1:]], ["fallback"] * 6, np.full(6, np.nan))
+    again = bundles.replay(msgspec.structs.replace(found, places=other), DEFAULT)
+    assert again.differences == ["place 1 had item-8, and replay gives item-0"]
+
+
+def test_what_another_policy_makes_of_a_fallback_is_not_known(bundles: Bundles) -> None:
+    with pytest.raises(CannotReplay, match="nothing was scored") as raised:
+        bundles.with_policy(fallback(bundles), World())
+    assert raised.value.reason == "fallback model_busy"
+
+
+def test_a_record_of_what_was_shown_only_cannot_be_replayed(bundles: Bundles) -> None:
+    with pytest.raises(CannotReplay, match="only the items shown are recorded"):
+        bundles.replay(msgspec.structs.replace(record(bundles), complete=False), DEFAULT)
+
+
+def test_a_policy_that_is_not_published_is_named(bundles: Bundles) -> None:
+    with pytest.raises(CannotReplay, match=r"Policy mmr of list .* publish its file again"):
+        bundles.judged(record(bundles, POLICIES[2]), {})
+
+
+def test_a_bundle_that_is_gone_is_named(bundles: Bundles) -> None:
+    gone = msgspec.structs.replace(record(bundles), bundle="gone-1")
+    with pytest.raises(CannotReplay) as raised:
+        bundles.judged(gone, {"1": DEFAULT})
+    assert raised.value.reason == "bundle gone-1 cannot be loaded"
+
+
 @pytest.mark.parametrize(
-    ("fields", "says"),
-    [
-        ({"fallback": "model_error"}, "is a fallback"),
-        ({"complete": False}, "only the items shown are recorded"),
-    ],
+    ("gap", "runtime_", "verdict"),
+    [(0.0, "there", "identical"), (5e-6, "there", "close"), (5e-6, None, "different"), (1.0, "there", "different")],
 )
-def test_what_cannot_be_replayed_says_why(bundles: Bundles, fields: dict[str, Any], says: str) -> None:
-    with pytest.raises(CannotReplay, match=says):
-        bundles.replay(msgspec.structs.replace(record(bundles), **fields), DEFAULT)
+def test_scores_may_differ_a_little_on_another_runtime_only(
+    bundles: Bundles, gap: float, runtime_: str | None, verdict: str
+) -> None:
+    found = record(bundles)
+    scores = found.candidates.score_column().copy()
+    scores[int(found.places.candidate_column()[0])] += np.float32(gap)
+    changed = msgspec.structs.replace(
+        found,
+        candidates=msgspec.structs.replace(found.candidates, scores=scores.tobytes()),
+        runtime=runtime_ or runtime(),
+    )
+    assert bundles.judged(changed, {"1": DEFAULT}).verdict == verdict
+
+
+def test_a_summary_counts_what_was_tried(bundles: Bundles) -> None:
+    summary, policies = Summary(), {one.version: one for one in POLICIES}
+    for number, policy in enumerate(POLICIES):
+        one = record(bundles, policy, number)
+        summary.add(one, bundles.judged(one, policies))
+    summary.leave_out("model_busy")
+    assert (summary.lists, summary.identical, summary.different, summary.listed) == (9, 8, 0, [])
+    assert summary.not_replayed == {"model_busy": 1}
+    assert set(summary.policies) == set(policies)
+    assert summary.slots["explore"] == 5
 
 
 def test_another_policy_on_the_same_candidates_is_what_it_would_have_made(bundles: Bundles) -> None:

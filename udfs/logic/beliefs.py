@@ -1,6 +1,6 @@
 """Beliefs: how outcomes of an item on a surface add up, and what LinUCB makes of them.
 
-    exposures and clicks of an hour, by context ─ take ─ Belief ─┬─ counts by segment ─ Beta posteriors
+    exposures and clicks of an hour, by context ─ take ─ Belief ─┬─ counts by segment ─ Beta posteriors, of groups: Together
                                                                  └─ A = I + Σ x xᵀ, b = Σ x r ─ linucb ─ mean, width
 
 An exposure counts as a miss at once and its click, whenever it comes, as a hit: late rewards need no waiting. Discounting (Raj and
@@ -25,6 +25,7 @@ HOUR_MS = 3_600_000
 NEW_USER_EVENTS = 5  # up to here a user is new
 IDLE_HALF_LIVES = 8  # what has had no outcome for so long is forgotten: 0.4 % of it is left
 _SEGMENTS_CAP = 64  # of an item on a surface: those with the fewest exposures go
+_ROUNDING = 1e-9  # of exposures
 _EPOCH_WEEKDAY = 3  # 1 January 1970 was a Thursday
 
 
@@ -87,6 +88,42 @@ def take(belief: Belief, at: Moment, shown: int, clicked: int, half_life_ms: int
     x = context_of(at)
     belief.squares = (squares + shown * weight * np.outer(x, x)).tobytes()
     belief.rewards = (rewards + clicked * weight * x).tobytes()
+
+
+def counts_at(belief: Belief, segment: str, now_ms: int) -> tuple[float, float]:
+    """(clicks, misses) of a segment, discounted to now; a clock that lags makes nothing larger."""
+    clicks, shows = belief.counts.get(segment, (0.0, 0.0))
+    left = 0.5 ** (max(0, now_ms - belief.at_ms) / belief.half_life_ms) if belief.half_life_ms else 0.0
+    return clicks * left, max(0.0, shows - clicks) * left
+
+
+class Together:
+    """Counts of many beliefs as one: what a group's items say together. Discounts are those of its parts, so that the sum is what
+    the job would have learnt of the group; a sum for each half-life, since the job may have been started with another."""
+
+    def __init__(self) -> None:
+        self._sums: dict[int, Belief] = {}
+
+    def add(self, belief: Belief, sign: int) -> None:
+        """Add a belief's counts; or take away, with sign -1, those that were added before."""
+        if not belief.counts:
+            return
+        half_life_ms = belief.half_life_ms
+        found = self._sums.setdefault(half_life_ms, Belief(at_ms=belief.at_ms, half_life_ms=half_life_ms))
+        at_ms = max(found.at_ms, belief.at_ms)
+        left, weight = (0.5 ** ((at_ms - one.at_ms) / half_life_ms) for one in (found, belief))
+        counts = {name: (clicks * left, shows * left) for name, (clicks, shows) in found.counts.items()}
+        for name, (clicks, shows) in belief.counts.items():
+            so_far = counts.get(name, (0.0, 0.0))
+            counts[name] = (so_far[0] + sign * weight * clicks, so_far[1] + sign * weight * shows)
+        # What is left of a sum whose parts are gone is rounding.
+        found.counts = {name: sums for name, sums in counts.items() if sums[1] > _ROUNDING}
+        found.at_ms = at_ms
+
+    def counts_at(self, segment: str, now_ms: int) -> tuple[float, float]:
+        """(clicks, misses) as of `counts_at` of a belief."""
+        each = [counts_at(one, segment, now_ms) for one in self._sums.values()]
+        return max(0.0, sum(clicks for clicks, _ in each)), sum(misses for _, misses in each)
 
 
 def linucb(x: Array, inverses: Array, rewards: Array, shared: Shared | None) -> Array:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 
 from schemas.decision import (
     DRAFT,
     GROUP,
     LINEAR,
+    OF_GROUP,
     POSTERIORS,
     PREVIOUS,
     ROWS,
@@ -25,10 +25,9 @@ from schemas.decision import (
 )
 from schemas.keys import id_hash
 from schemas.ranking import RankedItem, RankedList, RankTask, encode_json
-from udfs.logic.slate import Considered, Gathered, Slate
+from udfs.logic.slate import Considered, Gathered, Slate, as_shown
 from udfs.logic.slots import Filled
 
-FALLBACK = "fallback"  # the slot of a place that the ranker did not fill
 _SHARE_DIGITS = 8
 
 
@@ -45,10 +44,8 @@ def decision_record(
 ) -> Decision:
     """`complete_share` of the lists keep every candidate, chosen by list_id; the others keep those shown."""
     considered = slate.considered
-    complete = considered is not None and _in_share(ranked.list_id, complete_share)
-    if considered is None:
-        considered = _of_fallback(ranked)
-    elif not complete:
+    complete = _in_share(ranked.list_id, complete_share)
+    if not complete:
         considered = _only_shown(considered)
     gathered, filled = considered.gathered, considered.filled
     request, receipt = task.request, ranked.receipt
@@ -86,6 +83,7 @@ def decision_record(
         ),
         places=pack_places(filled.candidates, filled.slots, filled.propensities),
         inputs=_inputs(gathered) if complete else {},
+        described=considered.described if complete else {},
     )
 
 
@@ -106,7 +104,7 @@ def drafted_record(
     for one, slate in rankings:
         own = decision_record(task, one, slate, asked, runtime, whole)
         records.append(encode_decision(msgspec.structs.replace(own, key="", state=b"")))
-    record = decision_record(task, ranked, Slate(ranked.items, {}, {}), asked, runtime, whole)
+    record = decision_record(task, ranked, Slate(ranked.items, {}, {}, as_shown(ranked.items)), asked, runtime, whole)
     count = len(ranked.items)
     slots = [f"{DRAFT}{item.team}" for item in ranked.items]
     return msgspec.structs.replace(
@@ -148,6 +146,7 @@ def _inputs(gathered: Gathered) -> dict[str, bytes]:
     found |= {GROUP + name: codes.astype("<i4").tobytes() for name, codes in gathered.groups.items()}
     if gathered.posteriors is not None:
         found[POSTERIORS] = gathered.posteriors.astype("<f8").tobytes()
+    found |= {OF_GROUP + name: values.astype("<f8").tobytes() for name, values in gathered.of_groups.items()}
     if gathered.linear is not None:
         found[LINEAR] = gathered.linear.astype("<f8").tobytes()
     if gathered.previous is not None:
@@ -168,20 +167,3 @@ def _only_shown(full: Considered) -> Considered:
     )
     filled = Filled(list(range(len(shown))), full.filled.slots, full.filled.propensities)
     return Considered(gathered, full.scores[shown], [SHOWN] * len(shown), filled)
-
-
-def _of_fallback(ranked: RankedList) -> Considered:
-    """What the list says, and no more: neither the slots' policy nor its chances had a part in it."""
-    items = ranked.items
-    count = len(items)
-    gathered = Gathered(
-        [item.item_id for item in items],
-        [item.source for item in items],
-        {},
-        np.zeros(count, np.int32),
-        np.zeros((count, 0), np.float32),
-        [],
-    )
-    scores = np.array([item.score for item in items], np.float32)
-    filled = Filled(list(range(count)), [FALLBACK] * count, [float("nan")] * count)
-    return Considered(gathered, scores, [SHOWN] * count, filled)

@@ -13,7 +13,7 @@ import msgspec
 from schemas.ranking import Challenger, Draft, RankedItem, RankedList, Team
 from udfs.logic.decisions import list_id_of
 from udfs.logic.interleaving import team_draft
-from udfs.logic.slate import Ranker, Slate, levels_of
+from udfs.logic.slate import Ranker, Slate, as_shown, levels_of
 
 
 class Ranking(NamedTuple):
@@ -49,7 +49,7 @@ def drafted(control: Ranking, other: Ranking, challenger: Challenger, k: int, se
     named = [msgspec.structs.replace(item, team=arms[team]) for item, team in zip(items, picked.teams)]
     teams = [Team(arm, one.ranker.version, one.ranker.name, one.policy) for arm, one in zip(arms, rankings)]
     return Drafted(
-        Slate(named, first.counts, dict(first.stage_ms), first.cold_start, None, levels),
+        Slate(named, first.counts, dict(first.stage_ms), as_shown(items), first.cold_start, levels),
         items,
         Draft(challenger.experiment, teams),
         rankings,

@@ -1,7 +1,8 @@
 """Replay: a list made again from its decision record, by the stages that made it; or by another policy, to see what would change.
 
 record ─ Gathered, as it was looked up ─ slate.finish ─ the same? ─ scores, places, propensities, list_id
-  │          └ with another policy: its rules are asked again, of the catalogue as it is now
+             │  by the ranker, or by the pre-ranker where that made it; a fallback from what it fell back to
+             └ with another policy: its rules are asked again, of the catalogue as it is now
   └ of a drafted list: both rankings that way, then the draft
 """
 
@@ -13,21 +14,40 @@ from typing import Any
 
 import numpy as np
 
-from schemas.decision import DRAFT, GROUP, LINEAR, NOT_SHOWN, POSTERIORS, PREVIOUS, ROWS, SHOWN, Decision
+from schemas.decision import (
+    DRAFT,
+    FALLBACK,
+    GROUP,
+    LINEAR,
+    NOT_SHOWN,
+    OF_GROUP,
+    POSTERIORS,
+    PREVIOUS,
+    ROWS,
+    SHOWN,
+    Decision,
+)
 from schemas.policy import Policy
+from schemas.ranking import RankedItem
 from schemas.user_state import UserState, decode, seen_hash
 from udfs.logic.decisions import list_id_of
 from udfs.logic.exploration import BetaTables
 from udfs.logic.interleaving import team_draft
-from udfs.logic.slate import Gathered, Ranker, Slate, Stages, World, finish, look_up
+from udfs.logic.slate import PRE_RANKER, Gathered, Ranker, Slate, Stages, World, as_shown, fall_back, finish, look_up
 
 CLOSE = 1e-5  # what scores may differ by on another kind of CPU or another onnxruntime
+
+_TOO_LATE, _IN_TIME = 0.0, float("inf")  # of Stages.begin_by
 
 EncodeHistory = Callable[[UserState], Any]
 
 
 class CannotReplay(ValueError):
-    """A record that does not hold what a replay needs. One plain sentence."""
+    """A record that does not hold what a replay needs. One plain sentence; `reason` is its kind in a few words."""
+
+    def __init__(self, sentence: str, reason: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
 
 
 @dataclass
@@ -49,6 +69,8 @@ class Replayed:
 def replay(decision: Decision, ranker: Ranker, policy: Policy, encode_history: EncodeHistory) -> Replayed:
     """Make the list again and compare. Raises CannotReplay."""
     gathered = _as_recorded(decision)
+    if FALLBACK in decision.places.slot_names:
+        return _compared(decision, _fallen_back(decision, gathered))
     world = World(policy=policy, seed=decision.seed, tables=BetaTables())
     slate = _finished(decision, gathered, ranker, world, encode_history)
     return _compared(decision, slate)
@@ -58,7 +80,7 @@ def replay_draft(decision: Decision, alone: Sequence[Replayed]) -> Replayed:
     """Of a drafted list, whose rankings were made again: whether the draft of them is the same. Raises CannotReplay."""
     draft = decision.draft
     if draft is None:
-        raise CannotReplay(f"List {decision.list_id} was made by one ranker: there is no draft to replay.")
+        raise CannotReplay(f"List {decision.list_id} was made by one ranker: there is no draft to replay.", "no draft")
     differences = [f"of {arm}: {line}" for arm, one in zip(draft.arms, alone) for line in one.differences]
     by_id = [{item.item_id: item for item in one.slate.items} for one in alone]
     again = team_draft(list(by_id[0]), list(by_id[1]), decision.k, draft.seed)
@@ -73,7 +95,7 @@ def replay_draft(decision: Decision, alone: Sequence[Replayed]) -> Replayed:
         differences.append(f"the list_id was {decision.list_id}, and replay gives {list_id}")
     gap = max(one.gap for one in alone)
     same = [item for item, _ in before] == [item for item, _ in after]
-    return Replayed(list_id, differences, gap, same, Slate(items, {}, {}))
+    return Replayed(list_id, differences, gap, same, Slate(items, {}, {}, as_shown(items)))
 
 
 def _first_apart(before: list[tuple[str, str]], after: list[tuple[str, str]]) -> str:
@@ -90,6 +112,7 @@ def with_policy(
     encode_history: EncodeHistory,
 ) -> Slate:
     """The list that `world.policy` would have made of the same candidates. Raises CannotReplay."""
+    require_scored(decision)
     recorded = _as_recorded(decision)
     hashes = None if decision.requested else np.array([seen_hash(one) for one in recorded.item_ids], np.uint32)
     fresh = Gathered(recorded.item_ids, recorded.sources, {}, recorded.rows, recorded.features, recorded.feature_ids)
@@ -98,19 +121,29 @@ def with_policy(
 
 
 def require_all(decision: Decision) -> None:
-    """Raises CannotReplay where the record is not of one ranker's own list with all its candidates."""
+    """Raises CannotReplay where the record does not hold what the list was made of: all candidates of one ranker."""
     if decision.draft is not None:
         raise CannotReplay(
             f"List {decision.list_id} was drafted of two rankers, for the experiment {decision.draft.experiment}: its record holds "
-            "a ranking of each."
-        )
-    if decision.fallback is not None:
-        raise CannotReplay(
-            f"List {decision.list_id} is a fallback ({decision.fallback}), which the ranker did not make: nothing can be replayed."
+            "a ranking of each.",
+            "drafted of two rankers",
         )
     if not decision.complete:
         raise CannotReplay(
-            f"Of list {decision.list_id} only the items shown are recorded: raise the job's --decisions-share to replay such lists."
+            f"Of list {decision.list_id} only the items shown are recorded: raise the job's --decisions-share to replay such "
+            "lists.",
+            "only shown items recorded",
+        )
+
+
+def require_scored(decision: Decision) -> None:
+    """Raises CannotReplay where the record is not of a list that was ranked or pre-ranked from all its candidates."""
+    require_all(decision)
+    if FALLBACK in decision.places.slot_names:
+        raise CannotReplay(
+            f"List {decision.list_id} is a fallback ({decision.fallback}) that neither the ranker nor the pre-ranker made: nothing "
+            "was scored.",
+            f"fallback {decision.fallback}",
         )
 
 
@@ -130,6 +163,8 @@ def _as_recorded(decision: Decision) -> Gathered:
     for name, column in decision.inputs.items():
         if name.startswith(GROUP):
             gathered.groups[name.removeprefix(GROUP)] = np.frombuffer(column, "<i4").astype(np.int64)
+        elif name.startswith(OF_GROUP):
+            gathered.of_groups[name.removeprefix(OF_GROUP)] = np.frombuffer(column, "<f8").reshape(n, 2)
     if POSTERIORS in decision.inputs:
         gathered.posteriors = np.frombuffer(decision.inputs[POSTERIORS], "<f8").reshape(n, 2)
     if LINEAR in decision.inputs:
@@ -137,6 +172,15 @@ def _as_recorded(decision: Decision) -> Gathered:
     if PREVIOUS in decision.inputs:
         gathered.previous = np.frombuffer(decision.inputs[PREVIOUS], "<i4").astype(np.int64)
     return gathered
+
+
+def _fallen_back(decision: Decision, recorded: Gathered) -> Slate:
+    scores = decision.candidates.score_column().tolist()
+    to = [
+        RankedItem(item_id, round(score, 6), source)
+        for item_id, score, source in zip(recorded.item_ids, scores, recorded.sources)
+    ]
+    return fall_back(to, recorded.removed, decision.k)
 
 
 def _finished(
@@ -152,13 +196,12 @@ def _finished(
         k=decision.k,
         now_ms=decision.now_ms,
         stop=None,
-        stages=Stages(),
+        stages=Stages(begin_by=_TOO_LATE if decision.ranker == PRE_RANKER else _IN_TIME),
     )
 
 
 def _compared(decision: Decision, slate: Slate) -> Replayed:
     considered = slate.considered
-    assert considered is not None  # finish always says
     was, now = decision.candidates.score_column(), considered.scores
     ids = decision.candidates.item_ids()
     differences = []
@@ -182,7 +225,7 @@ def _compared(decision: Decision, slate: Slate) -> Replayed:
         )
     chances = decision.places.propensity_column()
     for place, (had, has) in enumerate(zip(chances.tolist(), considered.filled.propensities), start=1):
-        if had != has:
+        if had != has and not (np.isnan(had) and np.isnan(has)):
             differences.append(f"the propensity of place {place} was {had:.9g}, and replay gives {has:.9g}")
             break
     list_id = list_id_of(decision.key, decision.surface, decision.state_epoch, decision.list_no, slate.items)

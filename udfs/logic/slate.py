@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from schemas.decision import EXPLOIT, NOT_SHOWN, SHOWN
+from schemas.decision import EXPLOIT, FALLBACK, NOT_SHOWN, SHOWN, Described
 from schemas.items import Item
 from schemas.policy import DEFAULT, Explore, Pinned, Policy, Sponsored
 from schemas.ranking import Contribution, RankedItem
@@ -56,6 +56,9 @@ class Ranker(Protocol):
 
     def level(self, row: int) -> str:
         """What the row is: an "item" of its own, or the "subcategory", "category" or "global" that stands in for one."""
+
+    def described(self, state: UserState) -> Described:
+        """What the catalogue says now of the items in the user's sequences that have no row."""
 
     def popularity(self, rows: Rows) -> Scores:
         """(n,) how popular each row is with everybody: what ranks where a list may not be personal."""
@@ -112,6 +115,8 @@ class World:
     policy: Policy = DEFAULT
     exposures: Callable[[list[str]], npt.NDArray[np.float64]] | None = None  # (n, 2) clicks and misses by item id
     linear: Callable[[list[str]], npt.NDArray[np.float64]] | None = None  # (n, 2) what LinUCB expects: mean and width
+    # (n, 2) clicks and misses of groups: by "category" or "subcategory", and the name of each candidate's
+    of_groups: Callable[[str, list[str | None]], npt.NDArray[np.float64]] | None = None
     previous: list[str] | None = None  # the list before, where the user has done nothing since
     seed: int = 0
     tables: BetaTables = field(default_factory=BetaTables)
@@ -131,6 +136,7 @@ class Gathered:
     passed_over: int = 0  # by the pre-ranker, and not among the n
     groups: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)  # by what is capped or compared; -1: none
     posteriors: npt.NDArray[np.float64] | None = None  # (n, 2)
+    of_groups: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)  # (n, 2) by what is grouped by
     linear: npt.NDArray[np.float64] | None = None  # (n, 2)
     previous: npt.NDArray[np.int64] | None = None  # place in the list before; -1: none
 
@@ -143,6 +149,7 @@ class Considered:
     scores: Scores  # (n,), NaN where none was asked for
     outcomes: list[str]
     filled: Filled  # by places among the n
+    described: Described = field(default_factory=dict)  # Ranker.described, of a list that is the user's own
 
 
 @dataclass
@@ -152,8 +159,8 @@ class Slate:
     items: list[RankedItem]
     counts: dict[str, int]
     stage_ms: dict[str, float]
+    considered: Considered
     cold_start: str | None = None
-    considered: Considered | None = None  # None for a list that neither the ranker nor the pre-ranker made
     levels: dict[str, int] = field(default_factory=dict)  # of the items: how many are scored as what (Ranker.level)
     by_light: bool = False  # the pre-ranker's scores
 
@@ -237,11 +244,17 @@ def look_up(
     # Where lists may not be personal, the state holds no actions: rules find none, and retrieval only what is popular.
     question = Question(state, item_ids, hashes, world.unavailable, world.catalogue, now_ms)
     found.removed = removed(policy, sources, question)
+    believed = {slot.arms for slot in policy.slots if isinstance(slot, Explore) and slot.believes_of_groups}
+    prior = np.array([policy.prior.clicks, policy.prior.misses])
     for name in sorted(_grouped_by(policy)):
-        found.groups[name] = _codes(_groups(list(map(world.catalogue.get, item_ids)), name))
+        names = _groups(list(map(world.catalogue.get, item_ids)), name)
+        found.groups[name] = _codes(names)
+        if name in believed:
+            nothing = np.zeros((len(names), 2))
+            found.of_groups[name] = prior + (nothing if world.of_groups is None else world.of_groups(name, names))
     if _explores(policy):
         known = np.zeros((len(item_ids), 2)) if world.exposures is None else world.exposures(item_ids)
-        found.posteriors = known + np.array([policy.prior.clicks, policy.prior.misses])
+        found.posteriors = known + prior
     if _explores(policy, "linucb"):
         found.linear = _NEVER_SHOWN.repeat(len(item_ids), axis=0) if world.linear is None else world.linear(item_ids)
     if policy.stability is not None and world.previous is not None:
@@ -273,8 +286,9 @@ def finish(
     for place, reason in gathered.removed.items():
         outcomes[place] = reason
     if not keep:
-        return Slate([], counts, stages.stage_ms, None, Considered(gathered, scores, outcomes, Filled()))
+        return Slate([], counts, stages.stage_ms, Considered(gathered, scores, outcomes, Filled()))
     rows = gathered.rows[keep]
+    described = ranker.described(state) if personal else {}
     if not personal:
         scores[keep] = ranker.popularity(rows)
     elif by_light:
@@ -295,9 +309,9 @@ def finish(
     if len(items) < min(k, len(keep)):
         counts["places_unfilled"] = min(k, len(keep)) - len(items)
     stages.done("select")
-    considered = Considered(gathered, scores, outcomes, filled)
+    considered = Considered(gathered, scores, outcomes, filled, described)
     levels = levels_of(ranker, gathered.rows[filled.candidates])
-    return Slate(items, counts, stages.stage_ms, _cold_start(state, levels), considered, levels, by_light)
+    return Slate(items, counts, stages.stage_ms, considered, _cold_start(state, levels), levels, by_light)
 
 
 def levels_of(ranker: Ranker, rows: Rows) -> dict[str, int]:
@@ -307,6 +321,37 @@ def levels_of(ranker: Ranker, rows: Rows) -> dict[str, int]:
         level = ranker.level(row)
         levels[level] = levels.get(level, 0) + 1
     return levels
+
+
+def fall_back(to: list[RankedItem], removed: dict[int, str], k: int) -> Slate:
+    """The first k of a list that was good before or is popular, without what the rules take out of it. Neither slots nor chances
+    have a part in it: its propensities are unknown."""
+    considered = _of_items(to, removed, k)
+    keep = considered.filled.candidates
+    return Slate([to[place] for place in keep], {"fallback": len(keep)}, {}, considered)
+
+
+def as_shown(items: list[RankedItem]) -> Considered:
+    """Of a list whose items were considered elsewhere: nothing but them."""
+    return _of_items(items, {}, len(items))
+
+
+def _of_items(items: list[RankedItem], removed: dict[int, str], k: int) -> Considered:
+    gathered = Gathered(
+        [item.item_id for item in items],
+        [item.source for item in items],
+        removed,
+        np.zeros(len(items), np.int32),
+        np.zeros((len(items), 0), np.float32),
+        [],
+    )
+    keep = _kept(gathered)[:k]
+    outcomes = [removed.get(place, NOT_SHOWN) for place in range(len(items))]
+    for place in keep:
+        outcomes[place] = SHOWN
+    filled = Filled(keep, [FALLBACK] * len(keep), [float("nan")] * len(keep))
+    scores = np.array([item.score for item in items], np.float32)
+    return Considered(gathered, scores, outcomes, filled)
 
 
 def _fill(gathered: Gathered, keep: list[int], scores: Scores, ranker: Ranker, world: World, k: int) -> Filled:
@@ -332,6 +377,7 @@ def _fill(gathered: Gathered, keep: list[int], scores: Scores, ranker: Ranker, w
         likeness,
         None if gathered.posteriors is None else gathered.posteriors[keep],
         None if gathered.linear is None else gathered.linear[keep],
+        {name: values[keep] for name, values in gathered.of_groups.items()},
         pinned,
         None if gathered.previous is None else gathered.previous[keep],
     )
@@ -361,6 +407,7 @@ def _grouped_by(policy: Policy) -> set[str]:
         names.add("subcategory")
     if any(isinstance(slot, Sponsored) for slot in policy.slots):
         names.add("sponsored")
+    names |= {slot.arms for slot in policy.slots if isinstance(slot, Explore) and slot.arms != "item"}
     return names
 
 

@@ -36,6 +36,7 @@ class Pool:
     likeness: Likeness | None = None  # for diversity
     posteriors: Array | None = None  # (n, 2) α and β, for exploration
     linear: Array | None = None  # (n, 2) mean and width, for linucb
+    of_groups: dict[str, Array] = field(default_factory=dict)  # (n, 2) α and β of each one's group, for arms of groups
     pinned: dict[int, int] = field(default_factory=dict)  # place, from 1 -> candidate
     previous: Codes | None = None  # place, from 0, in the list before, while nothing new has happened
 
@@ -116,9 +117,14 @@ class _Filling:
         self._take(place, best, name, 1.0)
 
     def _explore(self, slot: Explore, gains: Array, place: int) -> None:
+        """By groups too the propensity is the item's: of the group that is drawn its best item is certain."""
         among = np.argsort(-gains, kind="stable")[: slot.pool]
         among = among[gains[among] > -np.inf]
         believed = self._pool.linear if slot.policy == "linucb" else self._pool.posteriors
+        if slot.arms != "item":
+            _, best = np.unique(self._pool.groups[slot.arms][among], return_index=True)
+            among = among[np.sort(best)]
+            believed = self._pool.of_groups.get(slot.arms, believed)
         assert believed is not None
         chance = chances(slot, self._pool.scores[among], believed[among], self._tables)
         drawn = draw(chance, float(uniforms(self._seed, place)))
