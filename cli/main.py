@@ -25,6 +25,7 @@ from cli import (
     send,
     shop,
     trace,
+    train,
     training,
     training_parity,
 )
@@ -51,6 +52,7 @@ app.command("trace")(trace.trace)
 app.command("doctor")(doctor.doctor)
 app.command("load")(load.load)
 app.command("chaos")(chaos.chaos)
+app.command("train")(train.train)
 app.command("parity")(training_parity.parity)
 app.command("activate")(cluster.activate)
 app.add_typer(dead_letters.app, name="dead-letters")
