@@ -59,6 +59,7 @@ from models.vocabulary import Vocabulary, build_vocabulary
 
 SURFACES = ["<unknown>", "home"]
 VALIDATION_SHARE = 0.03
+VALIDATION_DRAWN = 100
 NEXT = TASKS.index("next")
 IN_SESSION = 4  # of featurise.counters
 
@@ -146,7 +147,8 @@ class Trainer:
         self.steps = min(settings.steps, whole) if settings.steps else whole
         self.left = self.steps
         groups = parameter_groups(self.model, settings)
-        groups[-1]["params"].append(self.position_bias)
+        # A few numbers that everything else leans on: they must be there before the rest has learnt to do without.
+        groups.append({"params": [self.position_bias], "weight_decay": 0.0, "lr": 10 * settings.learning_rate})
         self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser,
@@ -187,19 +189,30 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """On shoppers held out of training: BCE of clicks, and how often a clicked item stands above a passed-over one."""
+        """On shoppers held out of training: BCE of clicks, how often a clicked item stands above a passed-over one, and 1 / the
+        place of what was clicked next among it and items drawn at random. What nothing was passed over for has the last alone."""
         self.model.eval()
-        rng = np.random.Generator(np.random.PCG64(0))
-        bce, right, pairs, count = 0.0, 0.0, 0.0, 0
+        rng, first = np.random.Generator(np.random.PCG64(0)), self.model.first_item
+        bce, right, pairs, count, reciprocal, fresh_count = 0.0, 0.0, 0.0, 0, 0.0, 0
         for batch in batches(self.data, self.validation, 512, rng, self.levels):
-            logits = self._scores(batch, batch.items, self.model.item_table())[..., 0]
+            lists, places = batch.items.shape
+            drawn = torch.from_numpy(rng.integers(first, self.vocabulary.size, (lists, VALIDATION_DRAWN)))
+            both = torch.cat((batch.items, drawn), dim=1)
+            logits = self._scores(batch, both, self.model.item_table())
             shown = batch.items > 0
-            placed = logits + self.position_bias[0]
-            bce += float(losses.weighted_bce(placed, batch.clicked, shown, torch.zeros_like(placed), 0.0)) * len(shown)
+            placed = logits[:, :places, 0] + self.position_bias[0]
+            bce += float(losses.weighted_bce(placed, batch.clicked, shown, torch.zeros_like(placed), 0.0)) * lists
             above = placed[:, :, None] > placed[:, None, :]
-            both = (batch.clicked & shown)[:, :, None] & (~batch.clicked & shown)[:, None, :]
-            right, pairs, count = right + float((above & both).sum()), pairs + float(both.sum()), count + len(shown)
-        return {"validation_bce": bce / max(1, count), "validation_auc_in_list": right / max(1.0, pairs)}
+            told = (batch.clicked & shown)[:, :, None] & (~batch.clicked & shown)[:, None, :]
+            right, pairs, count = right + float((above & told).sum()), pairs + float(told.sum()), count + lists
+            fresh = batch.clicked & (batch.counters[..., IN_SESSION] == 0)
+            following = logits[..., NEXT]
+            beaten = (following[:, None, places:] >= following[:, :places, None]).sum(-1)  # (E, P)
+            reciprocal, fresh_count = reciprocal + float((fresh / (1 + beaten)).sum()), fresh_count + int(fresh.sum())
+        found = {"validation_next_mrr": reciprocal / max(1, fresh_count)}
+        if pairs:
+            found |= {"validation_bce": bce / max(1, count), "validation_auc_in_list": right / pairs}
+        return found
 
     def _scores(self, batch: Batch, candidates: Tensor, table: Tensor, keep_counters: Tensor | float = 1.0) -> Tensor:
         """(E, C, T) logits of candidates, of which the first are the shown ones."""
