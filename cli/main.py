@@ -25,7 +25,6 @@ from cli import (
     send,
     shop,
     trace,
-    train,
     training,
     training_parity,
 )
@@ -52,7 +51,6 @@ app.command("trace")(trace.trace)
 app.command("doctor")(doctor.doctor)
 app.command("load")(load.load)
 app.command("chaos")(chaos.chaos)
-app.command("train")(train.train)
 app.command("parity")(training_parity.parity)
 app.command("activate")(cluster.activate)
 app.add_typer(dead_letters.app, name="dead-letters")

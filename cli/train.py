@@ -1,4 +1,6 @@
-"""riffle train: the dual-sequence ranker on a log of one's own, and what it is worth beside what needs no training.
+"""Train: the dual-sequence ranker on a log of one's own, and what it is worth beside what needs no training.
+
+    python -m cli.train --events events.csv --out bundles --version mine-1
 
 events (csv, parquet) ─┬─ visits ─┬─ all but the newest ─ training ─ bundle ─┐
 training rows ─────────┘          └─ the newest ─────────────────────────────┴─ hit rate, beside counted neighbours and popularity
@@ -36,6 +38,7 @@ from models.vocabulary import build_vocabulary
 from schemas.event import Event, Rejected, parse_event
 from schemas.items import Item, decode_item
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _FEWEST = 200  # lists to learn from: below, a ranker learns noise
 # Without lists that were shown nothing says what was passed over: the task `next` is all there is to learn.
 _OF_ACTS: dict[str, Any] = {
@@ -49,6 +52,7 @@ _OF_ACTS: dict[str, Any] = {
 _NEXT_ONLY = {"click": 0.0, "cart": 0.0, "purchase": 0.0, "next": 1.0}
 
 
+@app.command()
 def train(
     events: Annotated[Path, typer.Option(help="Your log: csv, csv.gz or parquet, or a folder of them.")],
     rows: Annotated[
@@ -78,9 +82,9 @@ def train(
 
     Examples:
 
-        riffle train --events events.csv --out bundles --version mine-1
+        python -m cli.train --events events.csv --out bundles --version mine-1
 
-        riffle train --events events.csv --rows training/rows --out bundles --version mine-2
+        python -m cli.train --events events.csv --rows training/rows --out bundles --version mine-2
     """
     begun_s = time.monotonic()
     name = version or f"own-{datetime.now(timezone.utc):%Y%m%d-%H%M}"
@@ -111,7 +115,7 @@ def train(
         found = _judged(path, catalogue, learnt, newest)
     for ranker, one in found.items():
         out.print(f"{ranker}: " + ", ".join(f"{key} {value}" for key, value in one.items()), highlight=False)
-    err.print(f"Rank with it: riffle submit --bundles {folder.resolve()} --bundle {name}", soft_wrap=True)
+    err.print(f"Rank with it: riffle submit --bundles {folder} --bundle {name}", soft_wrap=True)
     print(json.dumps({"bundle": str(path), **found, "seconds": round(time.monotonic() - begun_s)}))
 
 
@@ -197,7 +201,7 @@ def _trained(
         data, vocabulary, contents(tuple(catalogue), vocabulary), None, np.zeros(vocabulary.size, np.float32)
     )
     weights = (TASK_WEIGHTS, POPULARITY_WEIGHT) if with_lists else (_NEXT_ONLY, 0.0)
-    where = Run(folder, version, run, {"command": shlex.join(["riffle", *sys.argv[1:]])}, *weights)
+    where = Run(folder, version, run, {"command": shlex.join(["python", "-m", "cli.train", *sys.argv[1:]])}, *weights)
     begin = partial(begin_with, vectors=item_vectors(sessions, vocabulary, settings.dim, settings.seed))
     return run_training(where, corpus, settings, sessions, err, resume, begin)
 
@@ -245,3 +249,7 @@ def _plainly() -> Iterator[None]:
             if error.name not in ("torch", "onnx", "matplotlib"):
                 raise
             fail(f"This needs {error.name}, which is not installed: run `uv sync --extra train`.")
+
+
+if __name__ == "__main__":
+    app()
