@@ -187,9 +187,10 @@ def _trained(
     import numpy as np
 
     from models.pretrained import item_vectors
+    from models.release import POPULARITY_WEIGHT, TASK_WEIGHTS
     from models.statistics import contents
     from models.traffic import examples
-    from models.train import POPULARITY_WEIGHT, TASK_WEIGHTS, Corpus, Run, Settings, begin_with
+    from models.train import Corpus, Run, Settings, begin_with
     from models.train import run as run_training
 
     settings = Settings(**({} if with_lists else _OF_ACTS) | _settings(changed))
