@@ -186,6 +186,7 @@ def _trained(
 ) -> Path:
     import numpy as np
 
+    from models.checkpoint import CheckpointError
     from models.pretrained import item_vectors
     from models.release import POPULARITY_WEIGHT, TASK_WEIGHTS
     from models.statistics import contents
@@ -204,7 +205,10 @@ def _trained(
     weights = (TASK_WEIGHTS, POPULARITY_WEIGHT) if with_lists else (_NEXT_ONLY, 0.0)
     where = Run(folder, version, run, {"command": shlex.join(["python", "-m", "cli.train", *sys.argv[1:]])}, *weights)
     begin = partial(begin_with, vectors=item_vectors(sessions, vocabulary, settings.dim, settings.seed))
-    return run_training(where, corpus, settings, sessions, err, resume, begin)
+    try:
+        return run_training(where, corpus, settings, sessions, err, resume, begin)
+    except CheckpointError as error:
+        raise InvalidArgument(str(error)) from error
 
 
 def _settings(changed: list[str]) -> dict[str, Any]:

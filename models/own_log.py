@@ -31,6 +31,7 @@ from schemas.user_state import UserState
 CANDIDATES = 200
 K = 20
 _CACHE_BYTES = 2**24
+_NO_SESSION = "unknown"  # of a list that was shown to somebody who did nothing
 # Of a training row, what is learnt from (client/training_files.py writes them).
 COLUMNS = ("row_id", "revision", "key", "item_id", "shown", "list_id", "rank", "click", "cart", "purchase")
 
@@ -97,7 +98,7 @@ def _visits(user: User, events: list[Event], lists: Sequence[ShownList], alone: 
     for begin, end in pairwise([0, *cuts, len(records)]):
         part = records[begin:end]
         own: list[Event] = [record for _, is_event, record in part if is_event]
-        session = own[0].session_id if own else "unknown"
+        session = own[0].session_id if own else _NO_SESSION
         if alone:
             shown = list(_firsts(own, user_id, session, user.number))
         else:
@@ -235,9 +236,6 @@ def judged(
 
 
 def _who(visit: Visit) -> tuple[str | None, str, int]:
-    user, key = visit.shopper, visit.shopper.key
-    return (
-        key.removeprefix(USER_PREFIX) if key.startswith(USER_PREFIX) else None,
-        visit.events[0].session_id,
-        user.number,
-    )
+    key = visit.shopper.key
+    user_id = key.removeprefix(USER_PREFIX) if key.startswith(USER_PREFIX) else None
+    return user_id, visit.events[0].session_id if visit.events else _NO_SESSION, visit.shopper.number

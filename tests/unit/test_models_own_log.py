@@ -64,6 +64,18 @@ def test_lists_that_were_shown_are_learnt_as_they_were() -> None:
     assert data.sessions.lengths().tolist() == [1]  # of the same moment's click it knows nothing
 
 
+def test_a_list_that_nobody_acted_on_is_a_visit(tmp_path: Path) -> None:
+    """Contract: it is learnt from, and asked nothing when bundles are judged."""
+    from cli.train import bundle_from_log
+    from models.own_log import acts_in
+
+    lists = {"u:u": [ShownList(NOW + 90 * MINUTE, ("a",), (False,), (False,), (False,))]}
+    visits = visits_of([act("u", "d", 0), act("u", "b", 1)], lists)
+    assert [(len(visit.events), len(visit.exposures)) for visit in visits] == [(2, 0), (0, 1)]
+    path = bundle_from_log(tmp_path, "counted", ITEMS, acts_in(visits), "test")
+    assert judged({"counted": path}, visits[:1], visits[1:]) == {}
+
+
 def row(row_id: str, revision: int, item: str, rank: int, **outcome: bool) -> dict[str, Any]:
     shown = datetime.fromtimestamp(NOW / 1000, timezone.utc)
     return {
