@@ -5,6 +5,7 @@
                                                        └─ place among all items, by the towers
 
     python -m models.cold_start --shoppers 400 --test-shoppers 200
+    python -m models.cold_start --bundle models/bundles/demo-5t
 
 Each level of the chain stands in for the same items: subcategory, category, global. Content vectors are made for the purpose: what
 an encoder of pictures and texts might say, the item's style and subcategory with noise, and its price.
@@ -35,7 +36,7 @@ from models.statistics import contents, last_sessions
 from models.towers import Towers
 from models.traffic import Examples, examples, moments, shop_items
 from models.train import SURFACES, Corpus, Settings, Trainer, knowledge, train
-from models.vocabulary import PADDING, Rows, Vocabulary, build_vocabulary
+from models.vocabulary import PADDING, Vocabulary, build_vocabulary
 from schemas.items import Item
 from schemas.user_state import UserState
 
@@ -99,6 +100,9 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m models.cold_start", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shop", default="demo", help="package with `offline` and `world` (default demo)")
+    parser.add_argument(
+        "--bundle", type=Path, help="measure this one, which knows all items: what is lost where a level stands in"
+    )
     parser.add_argument("--shoppers", type=int, default=400, help="to train on (default 400)")
     parser.add_argument("--test-shoppers", type=int, default=200, help="to test on (default 200)")
     parser.add_argument("--moments", type=int, default=400, help="to distil the towers on (default 400)")
@@ -106,6 +110,18 @@ def main(arguments: list[str] | None = None) -> None:
     started = time.process_time()
     items = shop_items(options.shop)
     unknown = held_out(items)
+    visits = importlib.import_module(f"{options.shop}.offline").visits
+    bundle = Bundle.load(options.bundle) if options.bundle else trained(options, items, unknown)
+    test = visits(range(FIRST_TEST, FIRST_TEST + options.test_shoppers), days=_DAYS, seed=2)
+    content = made_content(importlib.import_module(f"{options.shop}.world").load())
+    found = measured(bundle, test, unknown, items, content)
+    for name, row in found.items():
+        print(f"{name:<14}" + "  ".join(f"{key} {value}" for key, value in row.items()))
+    print(json.dumps({"held_out": len(unknown), **found, "cpu_seconds": round(time.process_time() - started)}))
+
+
+def trained(options: argparse.Namespace, items: tuple[Item, ...], unknown: set[str]) -> Bundle:
+    """A small training, and towers, without the items held out."""
     known = tuple(item for item in items if item.item_id not in unknown)
     vocabulary = build_vocabulary(known)
     visits = importlib.import_module(f"{options.shop}.offline").visits
@@ -122,13 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
             surfaces=SURFACES, metrics={}, training={}, samples=50,
         )  # fmt: skip
         of_towers = replace(distil.Settings(), moments=options.moments)
-        bundle = Bundle.load(distil.distil(source, "with-towers", options.shop, of_towers, ""))
-    test = visits(range(FIRST_TEST, FIRST_TEST + options.test_shoppers), days=_DAYS, seed=2)
-    content = made_content(importlib.import_module(f"{options.shop}.world").load())
-    found = measured(bundle, test, unknown, items, content)
-    for name, row in found.items():
-        print(f"{name:<14}" + "  ".join(f"{key} {value}" for key, value in row.items()))
-    print(json.dumps({"held_out": len(unknown), **found, "cpu_seconds": round(time.process_time() - started)}))
+        return Bundle.load(distil.distil(source, "with-towers", options.shop, of_towers, ""))
 
 
 def measured(
@@ -138,14 +148,19 @@ def measured(
     by the towers. `as shown` is the order that was logged."""
     levels = stand_ins(items)
     vocabulary, towers = bundle.vocabulary, Towers(bundle)
-    scorers = {name: open_scorer(bundle, describe=describe) for name, describe in levels.items()}
-    ids = sorted(unknown)
-    vectors = {name: towers.vectors[vocabulary.rows(ids, describe)] for name, describe in levels.items()}
-    mapped = content_map.fitted(content, vocabulary, towers.vectors)
+    scorer, ids = open_scorer(bundle), sorted(unknown)
+    stand_in = {name: {item_id: vocabulary.group_of(*of(item_id)) for item_id in ids} for name, of in levels.items()}
+    if vocabulary.is_item(vocabulary.row(ids[0])):
+        stand_in["itself"] = {item_id: vocabulary.row(item_id) for item_id in ids}
+    vectors = {name: towers.vectors[list(rows.values())] for name, rows in stand_in.items()}
+    learnt = {item_id: vector for item_id, vector in content.items() if item_id not in unknown}
+    mapped = content_map.fitted(learnt, vocabulary, towers.vectors)
     assert mapped is not None  # the shop's items have content
-    vectors["content"] = np.array([[*content[item_id], 1.0] for item_id in ids], np.float32) @ mapped
+    group = np.array(list(stand_in["subcategory"].values()))
+    own = np.array([content[item_id] for item_id in ids], np.float32)
+    vectors["content"] = vectors["subcategory"] + (own - mapped.means[group]) @ mapped.weights
     place_of = {item_id: place for place, item_id in enumerate(ids)}
-    ndcg: dict[str, list[float]] = {name: [] for name in (*levels, "as shown")}
+    ndcg: dict[str, list[float]] = {name: [] for name in (*stand_in, "as shown")}
     within: dict[str, list[int]] = {name: [] for name in vectors}
     first = vocabulary.first_item
     for case in cases(test, unknown):
@@ -155,15 +170,14 @@ def measured(
             for place in case.clicked:
                 score = of[place_of[case.items[place]]] @ user
                 within[name].append(int((of_known > score).sum()))
-        for name, scorer in scorers.items():
-            rows: Rows = vocabulary.rows(case.items, levels[name])
-            scores = scorer.score(
-                case.state, encode_state_history(scorer, case.state, case.now_ms), rows, case.now_ms, "home"
-            )
+        encoding = encode_state_history(scorer, case.state, case.now_ms)
+        for name, row_of in stand_in.items():
+            named = [row_of.get(item_id) or vocabulary.row(item_id) for item_id in case.items]
+            scores = scorer.score(case.state, encoding, np.array(named, np.int32), case.now_ms, "home")
             ndcg[name].append(_ndcg(scores, case.clicked))
         ndcg["as shown"].append(_ndcg(-np.arange(len(case.items), dtype=np.float32), case.clicked))
     table: dict[str, dict[str, float]] = {}
-    for name in (*levels, "content", "as shown"):
+    for name in (*stand_in, "content", "as shown"):
         row: dict[str, float] = {}
         if ndcg.get(name):
             row["ndcg@10"] = round(float(np.mean(ndcg[name])), 4)

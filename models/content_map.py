@@ -1,25 +1,34 @@
-"""Content map: from an item's content vector to where the towers would have it, learnt from the items that have both.
+"""Content map: how far from the mean of its group the towers would have an item, told by its content vector.
 
-    (content vector, 1) ─ ridge regression ─ (R + 1) of models/towers.py
+    (content vector − its group's mean) ─ ridge regression ─ (vector − its group's mean)      (R + 1) of models/towers.py
 
-What a newcomer is found by (models/newcomers.py), before anybody has acted on it.
+Learnt from the items that have both. With it a newcomer (models/newcomers.py) is found where its content says, before anybody has
+acted on it; where content says nothing, the map is near 0 and the newcomer stays where its group is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from models.featurise import Floats
 from models.vocabulary import Vocabulary
 
-_PENALTIES = (0.1, 1.0, 10.0, 100.0, 1_000.0)
+_PENALTIES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)
 _FOLDS = 5
 
 
-def fitted(content: Mapping[str, Sequence[float]], vocabulary: Vocabulary, vectors: Floats) -> Floats | None:
-    """(F + 1, R + 1). `content` by item id, of one width F; `vectors` (N, R + 1). None where no known item has content.
+class ContentMap(NamedTuple):
+    """F wide content, G rows before the first item."""
+
+    weights: Floats  # (F, R + 1)
+    means: Floats  # (G, F) of each group's items; of all, where a group has none with content
+
+
+def fitted(content: Mapping[str, Sequence[float]], vocabulary: Vocabulary, vectors: Floats) -> ContentMap | None:
+    """`content` by item id, of one width F; `vectors` (N, R + 1), groups included. None where no known item has content.
 
     The penalty is the one that predicts items left out best. Raises ValueError where content vectors differ in width.
     """
@@ -30,8 +39,13 @@ def fitted(content: Mapping[str, Sequence[float]], vocabulary: Vocabulary, vecto
     widths = sorted({len(vector) for _, vector in known})
     if len(widths) > 1:
         raise ValueError(f"content vectors are {widths[0]} and {widths[-1]} wide: give all items vectors of one width")
-    x = np.array([[*vector, 1.0] for _, vector in known])
-    y = vectors[[row for row, _ in known]].astype(np.float64)
+    rows, raw = np.array([row for row, _ in known]), np.array([vector for _, vector in known], np.float64)
+    means = np.tile(raw.mean(axis=0), (vocabulary.first_item, 1))
+    for groups in (vocabulary.category_row[rows], vocabulary.subcategory_row[rows]):
+        for row in np.unique(groups).tolist():
+            means[row] = raw[groups == row].mean(axis=0)
+    group = vocabulary.group_row[rows]
+    x, y = raw - means[group], (vectors[rows] - vectors[group]).astype(np.float64)
     fold = np.arange(len(x)) % _FOLDS
 
     def missed(penalty: float) -> float:
@@ -40,12 +54,10 @@ def fitted(content: Mapping[str, Sequence[float]], vocabulary: Vocabulary, vecto
             for left in range(_FOLDS)
         )
 
-    return _ridge(x, y, min(_PENALTIES, key=missed)).astype(np.float32)
+    weights = _ridge(x, y, min(_PENALTIES, key=missed))
+    return ContentMap(weights.astype(np.float32), means.astype(np.float32))
 
 
 def _ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:
-    """The constant is not drawn to 0."""
-    shrink = penalty * np.eye(x.shape[1])
-    shrink[-1, -1] = 1e-9
-    found: np.ndarray = np.linalg.solve(x.T @ x + shrink, x.T @ y)
+    found: np.ndarray = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ y)
     return found

@@ -274,7 +274,7 @@ def distil(source: Path, version: str, shop: str, settings: Settings, command: s
     content = {item.item_id: item.vector for item in shop_items(shop) if item.vector}
     mapped = content_map.fitted(content, bundle.vocabulary, Towers(replace(bundle, towers=weights)).vectors)
     if mapped is not None:
-        weights["content_map"] = mapped
+        weights |= {f"content_{name}": array for name, array in mapped._asdict().items()}
     apart = compared(replace(bundle, towers=weights), sample, rows, light)
     original = read_manifest(source)
     described = msgspec.structs.replace(

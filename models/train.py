@@ -385,9 +385,11 @@ def knowledge(corpus: Corpus, sessions: Ragged) -> ItemKnowledge:
     """What is counted over all lists, for serving. Neighbours are counted on `sessions`."""
     data, vocabulary, content, tastes, worth = corpus
     counts = count(data, vocabulary.size)
+    popularity = counts.clicks.copy()
+    vocabulary.speak_for_groups(popularity)
     return ItemKnowledge(
         statics(counts, content, vocabulary, worth),
-        counts.clicks,
+        popularity,
         counts.clicks if tastes is None else worth,
         neighbours(sessions, vocabulary),
         tastes,

@@ -1,4 +1,6 @@
-"""Items and users that nobody trained on: each level of the chain gives finite, sensible scores and says that it was used."""
+"""Items and users that nobody trained on: each level of the chain gives finite, sensible scores and says that it was used.
+
+Needs the `train` extra."""
 
 from __future__ import annotations
 
@@ -7,7 +9,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from models import content_map
 from models.bundle import Bundle
 from models.vocabulary import build_vocabulary
 from schemas.items import Item
@@ -26,38 +27,6 @@ ITEMS = [
 KNOWN = [item for item in ITEMS if not item.item_id.endswith(HELD_OUT)]
 NEW = [item.item_id for item in ITEMS if item.item_id.endswith(HELD_OUT)]
 
-
-# ── content vectors ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_content_map_finds_items_that_it_was_not_fitted_on() -> None:
-    """Contract: nearer to where they are than what stands in for their group."""
-    rng = np.random.Generator(np.random.PCG64(1))
-    items = [Item(item_id=f"i{n}", subcategory=f"s{n % 4}") for n in range(200)]
-    vocabulary = build_vocabulary(items)
-    x = rng.standard_normal((200, 6))
-    vectors = np.zeros((vocabulary.size, 9), np.float32)
-    vectors[vocabulary.first_item :] = x @ rng.standard_normal((6, 9)) + 3 + 0.3 * rng.standard_normal((200, 9))
-    found = content_map.fitted({f"i{n}": x[n].tolist() for n in range(160)}, vocabulary, vectors)
-    assert found is not None and found.shape == (7, 9)
-    rows = vocabulary.rows([f"i{n}" for n in range(160, 200)])
-    mapped = np.concatenate((x[160:], np.ones((40, 1))), axis=1) @ found
-    vocabulary.speak_for_groups(vectors)
-    by_group = vectors[vocabulary.subcategory_row[rows]]
-    missed, missed_by_group = (((one - vectors[rows]) ** 2).mean() for one in (mapped, by_group))
-    assert missed < 0.15 < 3 < missed_by_group
-
-
-def test_without_content_there_is_no_map() -> None:
-    vocabulary = build_vocabulary(KNOWN)
-    vectors = np.zeros((vocabulary.size, 3), np.float32)
-    assert content_map.fitted({}, vocabulary, vectors) is None
-    assert content_map.fitted({"never-seen": [1.0]}, vocabulary, vectors) is None
-    with pytest.raises(ValueError, match="1 and 2 wide: give all items vectors of one width"):
-        content_map.fitted({"trail-0": [1.0], "trail-1": [1.0, 2.0]}, vocabulary, vectors)
-
-
-# ── held out of training ─────────────────────────────────────────────────────────────────────────────────────────────
 
 torch = pytest.importorskip("torch")
 
