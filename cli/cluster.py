@@ -66,6 +66,9 @@ def submit(
     bundle: Annotated[
         str, typer.Option(help="Bundle version for personalise to rank with; default: the newest shipped.")
     ] = "",
+    bundles: Annotated[
+        Path | None, typer.Option(help="Folder of bundles of your own, on every worker; default: the shipped ones.")
+    ] = None,
     job: Annotated[Job, typer.Option(help="Which job.")] = Job.PERSONALISE,
 ) -> None:
     """Submit a job to the local cluster, exactly as `flink run` does on yours (README, "Your own cluster").
@@ -78,16 +81,20 @@ def submit(
 
         riffle submit --savepoint .riffle/flink/savepoints/savepoint-1234
 
-        riffle submit --job item-aggregates
+        riffle submit --bundles bundles --bundle mine-1
     """
-    if bundle and job is not Job.PERSONALISE:
-        fail(f"The job {job.value} ranks nothing: leave out --bundle.")
+    if (bundle or bundles) and job is not Job.PERSONALISE:
+        fail(f"The job {job.value} ranks nothing: leave out --bundle and --bundles.")
+    if bundles is not None and not bundles.is_dir():
+        fail(f"--bundles {bundles}: there is no such folder.")
     try:
         stack = Stack(run_dir, say=err.print)
         if not stack.status().up:
             fail("The local stack is not up: run `riffle up` first.")
         job_id = (
-            submit_personalise(stack, savepoint=savepoint, bundle=bundle)
+            submit_personalise(
+                stack, savepoint=savepoint, bundles=bundles.resolve() if bundles else None, bundle=bundle
+            )
             if job is Job.PERSONALISE
             else submit_training_log(stack, savepoint=savepoint)
             if job is Job.TRAINING_LOG

@@ -17,7 +17,7 @@ from torch import Tensor
 from models.featurise import Tastes, history_sides, liking, ordered, price_gap, session_sides
 from models.statistics import FOLDS
 from models.traffic import Examples, Ragged
-from models.vocabulary import PADDING, Rows, Vocabulary
+from models.vocabulary import Rows, Vocabulary
 from schemas.user_state import ACTIONS, COUNTED, HISTORY_CAP, SESSION_CAP
 
 _KINDS = torch.tensor([ACTIONS[name] for name in COUNTED])
@@ -70,6 +70,14 @@ def batches(
 ) -> Iterator[Batch]:
     """The chosen lists (numbers), about `per_batch` a batch, those of one history together. Order is drawn anew each time.
     `changes` is the share of lists whose session begins as somebody else's (see `changed`)."""
+    for lists in shares(data, chosen, per_batch, rng):
+        yield made_batch(data, lists, rng, levels, token_dropout, history_cap, changes)
+
+
+def shares(
+    data: Examples, chosen: npt.NDArray[Any], per_batch: int, rng: np.random.Generator
+) -> list[npt.NDArray[Any]]:
+    """Which lists are in each batch, in the order of batches."""
     lengths = data.histories.lengths()
     histories = np.unique(data.history[chosen])
     # Buckets: sort by length with noise, cut, shuffle the cuts.
@@ -81,13 +89,11 @@ def batches(
     cuts = np.searchsorted(np.cumsum(last - first), np.arange(per_batch, len(chosen) + per_batch, per_batch))
     starts = np.concatenate(([0], np.minimum(cuts + 1, len(order))))
     groups = [(int(a), int(b)) for a, b in pairwise(starts) if b > a]
-    for group in rng.permutation(len(groups)):
-        a, b = groups[group]
-        lists = np.concatenate([sorted_lists[first[place] : last[place]] for place in range(a, b)])
-        yield batch(data, lists, rng, levels, token_dropout, history_cap, changes)
+    drawn = (groups[number] for number in rng.permutation(len(groups)))
+    return [np.concatenate([sorted_lists[first[place] : last[place]] for place in range(a, b)]) for a, b in drawn]
 
 
-def batch(
+def made_batch(
     data: Examples,
     lists: npt.NDArray[Any],
     rng: np.random.Generator,
@@ -172,11 +178,15 @@ def padded(
     if token_dropout:
         real &= rng.random(real.shape) >= token_dropout
         lengths = real.sum(axis=1)
-    rows = np.where(real, ragged.rows[places], PADDING)
+
+    def column(values: npt.NDArray[Any], kind: type) -> Tensor:
+        """Padded with 0, which is PADDING; of a log in which nobody came twice, all of it."""
+        return torch.from_numpy(np.where(real, values[places] if len(values) else 0, 0).astype(kind))
+
     return Sequences(
-        torch.from_numpy(rows.astype(np.int64)),
-        torch.from_numpy(np.where(real, ragged.actions[places], 0).astype(np.int64)),
-        torch.from_numpy(np.where(real, ragged.log_hours[places], 0).astype(np.float32)),
+        column(ragged.rows, np.int64),
+        column(ragged.actions, np.int64),
+        column(ragged.log_hours, np.float32),
         torch.from_numpy(np.where(real, 0.0, -1e9).astype(np.float32)),
         torch.from_numpy(lengths.astype(np.float32)),
     )

@@ -28,6 +28,7 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
+from models import content_map
 from models.bundle import INDEX, TOWERS, Bundle, BundleError, packed, read_manifest, write_bundle
 from models.featurise import (
     ACTION_CODES,
@@ -48,7 +49,7 @@ from models.featurise import (
 from models.nearest import FLAT_AT_MOST, made_index
 from models.scorer import encode_state_history, open_scorer
 from models.towers import HALF_HOURS, ITEM, SEQUENCES, USER, Towers, item_inputs
-from models.traffic import moments
+from models.traffic import moments, shop_items
 from models.vocabulary import Rows
 from schemas.user_state import UserState, decode, encode
 
@@ -270,6 +271,10 @@ def distil(source: Path, version: str, shop: str, settings: Settings, command: s
     started = time.process_time()
     sample = collect(bundle, shop, settings, rows)
     weights, metrics, light = train(bundle, sample, rows, settings)
+    content = {item.item_id: item.vector for item in shop_items(shop) if item.vector}
+    mapped = content_map.fitted(content, bundle.vocabulary, Towers(replace(bundle, towers=weights)).vectors)
+    if mapped is not None:
+        weights |= {f"content_{name}": array for name, array in mapped._asdict().items()}
     apart = compared(replace(bundle, towers=weights), sample, rows, light)
     original = read_manifest(source)
     described = msgspec.structs.replace(
@@ -291,7 +296,7 @@ def distil(source: Path, version: str, shop: str, settings: Settings, command: s
 def compared(bundle: Bundle, sample: Sample, rows: Rows, light: Floats) -> float:
     """The largest difference of light scores between numpy and torch. Raises BundleError where it is no rounding."""
     towers, apart = Towers(bundle), 0.0
-    for (state, now_ms), wanted in zip(sample.states, light):
+    for (state, now_ms), wanted in zip(sample.states[-len(light) :], light):
         user_state = decode(state)
         user = towers.user(user_state, towers.past(user_state, now_ms), now_ms)
         apart = max(apart, float(np.abs(towers.light(user, rows) - wanted).max()))

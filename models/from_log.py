@@ -17,7 +17,7 @@ from models.assemble import ItemKnowledge, manifest, popularity_files
 from models.bundle import COVISITATION, LATEST, write_bundle
 from models.statistics import STATICS, neighbours
 from models.traffic import Ragged
-from models.vocabulary import Rows, build_vocabulary
+from models.vocabulary import Vocabulary, build_vocabulary
 from schemas.items import Item
 from schemas.user_state import ACTIONS
 
@@ -38,14 +38,14 @@ class Act(NamedTuple):
 def bundle_from_log(folder: Path, version: str, items: Iterable[Item], acts: Sequence[Act], source: str) -> Path:
     """Write `folder`/`version` and name it in LATEST. `source` says in the manifest what it was counted from."""
     vocabulary = build_vocabulary(items)
-    ordered = sorted((act for act in acts if act.kind in WEIGHTS), key=lambda act: (act.user, act.ts_ms))
+    ordered = in_order(acts)
     rows = vocabulary.rows([act.item_id for act in ordered])
     popularity = np.bincount(rows, [WEIGHTS[act.kind] for act in ordered], vocabulary.size)
     knowledge = ItemKnowledge(
         np.zeros((vocabulary.size, len(STATICS))),
         popularity,
         popularity,
-        neighbours(_visits(ordered, rows), vocabulary),
+        neighbours(sessions_of(ordered, vocabulary), vocabulary),
     )
     described = manifest(version, COVISITATION, surfaces=["home"], training={"log": source, "actions": len(ordered)})
     write_bundle(folder / version, described, popularity_files(vocabulary, knowledge))
@@ -53,7 +53,14 @@ def bundle_from_log(folder: Path, version: str, items: Iterable[Item], acts: Seq
     return folder / version
 
 
-def _visits(acts: Sequence[Act], rows: Rows) -> Ragged:
+def in_order(acts: Iterable[Act]) -> list[Act]:
+    """Those that say something, by user and time."""
+    return sorted((act for act in acts if act.kind in WEIGHTS), key=lambda act: (act.user, act.ts_ms))
+
+
+def sessions_of(acts: Sequence[Act], vocabulary: Vocabulary) -> Ragged:
+    """Of acts in order: what was acted on within the same visit."""
+    rows = vocabulary.rows([act.item_id for act in acts])
     new = [act.user != before.user or act.ts_ms - before.ts_ms > VISIT_MS for before, act in pairwise(acts)]
     starts = np.concatenate(([0], 1 + np.flatnonzero(new), [len(acts)])) if acts else np.zeros(1, np.int64)
     actions = np.array([ACTIONS[act.kind] for act in acts], dtype=np.int8)

@@ -3,8 +3,8 @@
     record of `items` ─ known to the bundle, in its old group? ─ nothing to do
                      └ new, or in another group ─ vector ─ a row of the side table ─ searched with every list
 
-A newcomer's vector is what its content vector maps to, where the bundle has learnt such a map and the record has one; else that
-of its subcategory, else of its category, else of all (SPEC R12). It is scored by the row that stands in for it; an item that
+A newcomer's vector is that of its subcategory, else of its category, else of all (SPEC R12); moved by what its content vector
+says, where the bundle has learnt such a map and the record has one. It is scored by the row that stands in for it; an item that
 only moved, by its own.
 """
 
@@ -51,7 +51,8 @@ class Newcomers:
 
     def __init__(self, bundle: Bundle, vectors: Floats) -> None:
         self._vocabulary, self._vectors = bundle.vocabulary, vectors
-        self._content_map = bundle.towers.get("content_map")
+        self._content_weights = bundle.towers.get("content_weights")  # models/content_map.py
+        self._content_means = bundle.towers.get("content_means", np.zeros((0, 0), np.float32))
         self._lock = threading.Lock()
         self._places: dict[str, int] = {}
         self._free: list[int] = []
@@ -107,12 +108,11 @@ class Newcomers:
         table.vectors[place] = self._vector(item, group)
 
     def _vector(self, item: Item, group: int) -> Floats:
-        content = self._content_map
-        if item.vector and content is not None and len(item.vector) + 1 == len(content):
-            made: Floats = np.array([*item.vector, 1.0], np.float32) @ content
-            return made
         of_group: Floats = self._vectors[group]
-        return of_group
+        weights = self._content_weights
+        if not item.vector or weights is None or len(item.vector) != len(weights):
+            return of_group
+        return of_group + (np.array(item.vector, np.float32) - self._content_means[group]) @ weights
 
     def _drop(self, item_id: str) -> None:
         place = self._places.pop(item_id)

@@ -31,6 +31,8 @@ def release(
     metrics: dict[str, Any],
     training: dict[str, Any],
     samples: int = 1_000,
+    task_weights: dict[str, float] = TASK_WEIGHTS,
+    popularity_weight: float = POPULARITY_WEIGHT,
 ) -> Path:
     """Write `folder`/`version` once the graphs agree with torch. A bundle that fails the check never reaches the folder."""
     ranker.eval()
@@ -42,8 +44,8 @@ def release(
         DUAL_SEQUENCE,
         surfaces=surfaces,
         tasks=list(TASKS),
-        task_weights=TASK_WEIGHTS,
-        popularity_weight=POPULARITY_WEIGHT,
+        task_weights=task_weights,
+        popularity_weight=popularity_weight,
         config=stored_config(ranker),
         metrics=metrics,
         training=training,

@@ -4,6 +4,8 @@ collect traffic (2 processes) ─ statistics ─ epochs of whole sessions ─ ex
 
 python -m models.train --out models/bundles            the demo bundle from nothing
 python -m models.train --help                          what can be set
+
+`python -m cli.train` runs the same training on a log of one's own (models/own_log.py).
 """
 
 from __future__ import annotations
@@ -12,15 +14,18 @@ import argparse
 import json
 import math
 import multiprocessing
+import os
 import pickle
 import shlex
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from dataclasses import field as of
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,12 +35,14 @@ from torch import Tensor
 
 from models import losses
 from models.assemble import ItemKnowledge
-from models.bundle import LATEST, Bundle
+from models.bundle import LATEST, Bundle, BundleError
+from models.checkpoint import CheckpointError, Checkpoints
 from models.counts import CountsOverTime
-from models.dataset import Batch, Levels, Sampler, batches, counted, grouped
+from models.curves import draw
+from models.dataset import Batch, Levels, Sampler, batches, counted, grouped, made_batch, shares
 from models.featurise import PRICE_LEVEL, Floats, Tastes
 from models.ranker import TASKS, DualSequenceRanker, RankerConfig
-from models.release import release
+from models.release import POPULARITY_WEIGHT, TASK_WEIGHTS, release
 from models.statistics import (
     CONTENTS,
     STATICS,
@@ -47,11 +54,12 @@ from models.statistics import (
     statics_by_fold,
 )
 from models.tastes import Array, collect_shown, fit, joined_shown
-from models.traffic import Examples, collect, joined, shop_items
+from models.traffic import Examples, Ragged, collect, joined, shop_items
 from models.vocabulary import Vocabulary, build_vocabulary
 
 SURFACES = ["<unknown>", "home"]
 VALIDATION_SHARE = 0.03
+VALIDATION_DRAWN = 100
 NEXT = TASKS.index("next")
 IN_SESSION = 4  # of featurise.counters
 
@@ -96,15 +104,34 @@ class Settings:
     threads: int = 2
 
 
+class Corpus(NamedTuple):
+    """What a training learns from. N rows of the vocabulary."""
+
+    data: Examples
+    vocabulary: Vocabulary
+    content: Floats  # (N, CONTENTS)
+    tastes: Tastes | None
+    worth: Floats  # (N,) 0 where there are no tastes
+
+
+@dataclass
+class At:
+    """How far a training has come."""
+
+    rows: list[dict[str, float]] = of(default_factory=list)  # metrics of the epochs that are over
+    losses: list[float] = of(default_factory=list)  # of every step
+    done: int = 0  # batches of the epoch that is under way
+    began: dict[str, Any] | None = None  # the generator when that epoch began
+
+
 class Trainer:
     """One model, its optimiser and its data."""
 
-    def __init__(
-        self, settings: Settings, data: Examples, vocabulary: Vocabulary, content: Floats, tastes: Tastes, worth: Floats
-    ) -> None:
+    def __init__(self, settings: Settings, corpus: Corpus) -> None:
         torch.manual_seed(settings.seed)
         torch.set_num_threads(settings.threads)
-        self.settings, self.data, self.vocabulary = settings, data, vocabulary
+        data, vocabulary, content, tastes, worth = corpus
+        self.settings, self.data, self.vocabulary, self.at = settings, data, vocabulary, At()
         self.statics = torch.from_numpy(statics_by_fold(data, content, vocabulary, worth))  # (FOLDS, N, F)
         self.model = new_ranker(settings, vocabulary, torch.from_numpy(content))
         self.position_bias = torch.nn.Parameter(torch.zeros(len(TASKS), data.items.shape[1]))  # in training only
@@ -120,7 +147,8 @@ class Trainer:
         self.steps = min(settings.steps, whole) if settings.steps else whole
         self.left = self.steps
         groups = parameter_groups(self.model, settings)
-        groups[-1]["params"].append(self.position_bias)
+        # A few numbers that everything else leans on: they must be there before the rest has learnt to do without.
+        groups.append({"params": [self.position_bias], "weight_decay": 0.0, "lr": 10 * settings.learning_rate})
         self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser,
@@ -130,42 +158,61 @@ class Trainer:
         )
 
     def epoch(self, stepped: Callable[[], None]) -> float:
-        """One pass over the training lists; the mean loss."""
+        """One pass over the training lists, or what is left of the one that is under way; the mean loss."""
         self.model.train()
-        total, count = 0.0, 0
-        settings = self.settings
-        for batch in batches(
-            self.data, self.training, settings.lists_per_batch, self.rng, self.levels,
-            settings.token_dropout, settings.history_cap, settings.changes,
-        ):  # fmt: skip
+        settings, at, now = self.settings, self.at, self.rng.bit_generator.state
+        at.began = at.began or now
+        self.rng.bit_generator.state = at.began
+        parts = shares(self.data, self.training, settings.lists_per_batch, self.rng)
+        if at.done:
+            self.rng.bit_generator.state = now
+        for lists in parts[at.done :]:
             if settings.steps and not self.left:
                 break
             self.left -= 1
-            loss = self._loss(batch)
+            made = made_batch(
+                self.data, lists, self.rng, self.levels,
+                settings.token_dropout, settings.history_cap, settings.changes,
+            )  # fmt: skip
+            loss = self._loss(made)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimiser.step()
             self.schedule.step()
-            total, count = total + float(loss.detach()), count + 1
+            at.losses.append(float(loss.detach()))
+            at.done += 1
             stepped()
-        return total / max(1, count)
+        mean = sum(at.losses[len(at.losses) - at.done :]) / max(1, at.done)
+        at.done, at.began = 0, None
+        return mean
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """On shoppers held out of training: BCE of clicks, and how often a clicked item stands above a passed-over one."""
+        """On shoppers held out of training: BCE of clicks, how often a clicked item stands above a passed-over one, and 1 / the
+        place of what was clicked next among it and items drawn at random. What nothing was passed over for has the last alone."""
         self.model.eval()
-        rng = np.random.Generator(np.random.PCG64(0))
-        bce, right, pairs, count = 0.0, 0.0, 0.0, 0
+        rng, first = np.random.Generator(np.random.PCG64(0)), self.model.first_item
+        bce, right, pairs, count, reciprocal, fresh_count = 0.0, 0.0, 0.0, 0, 0.0, 0
         for batch in batches(self.data, self.validation, 512, rng, self.levels):
-            logits = self._scores(batch, batch.items, self.model.item_table())[..., 0]
+            lists, places = batch.items.shape
+            drawn = torch.from_numpy(rng.integers(first, self.vocabulary.size, (lists, VALIDATION_DRAWN)))
+            both = torch.cat((batch.items, drawn), dim=1)
+            logits = self._scores(batch, both, self.model.item_table())
             shown = batch.items > 0
-            placed = logits + self.position_bias[0]
-            bce += float(losses.weighted_bce(placed, batch.clicked, shown, torch.zeros_like(placed), 0.0)) * len(shown)
+            placed = logits[:, :places, 0] + self.position_bias[0]
+            bce += float(losses.weighted_bce(placed, batch.clicked, shown, torch.zeros_like(placed), 0.0)) * lists
             above = placed[:, :, None] > placed[:, None, :]
-            both = (batch.clicked & shown)[:, :, None] & (~batch.clicked & shown)[:, None, :]
-            right, pairs, count = right + float((above & both).sum()), pairs + float(both.sum()), count + len(shown)
-        return {"validation_bce": bce / max(1, count), "validation_auc_in_list": right / max(1.0, pairs)}
+            told = (batch.clicked & shown)[:, :, None] & (~batch.clicked & shown)[:, None, :]
+            right, pairs, count = right + float((above & told).sum()), pairs + float(told.sum()), count + lists
+            fresh = batch.clicked & (batch.counters[..., IN_SESSION] == 0)
+            following = logits[..., NEXT]
+            beaten = (following[:, None, places:] >= following[:, :places, None]).sum(-1)  # (E, P)
+            reciprocal, fresh_count = reciprocal + float((fresh / (1 + beaten)).sum()), fresh_count + int(fresh.sum())
+        found = {"validation_next_mrr": reciprocal / max(1, fresh_count)}
+        if pairs:
+            found |= {"validation_bce": bce / max(1, count), "validation_auc_in_list": right / pairs}
+        return found
 
     def _scores(self, batch: Batch, candidates: Tensor, table: Tensor, keep_counters: Tensor | float = 1.0) -> Tensor:
         """(E, C, T) logits of candidates, of which the first are the shown ones."""
@@ -296,7 +343,9 @@ def kept(path: Path, resume: bool, made: Callable[[], Any]) -> Any:
         return pickle.loads(path.read_bytes())
     found = made()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(pickle.dumps(found, protocol=5))
+    aside = path.with_suffix(".new")  # a run that is killed leaves nothing half written
+    aside.write_bytes(pickle.dumps(found, protocol=5))
+    os.replace(aside, path)
     return found
 
 
@@ -326,21 +375,29 @@ def start_from(model: DualSequenceRanker, bundle: Bundle) -> None:
     own["own.weight"][first:] = vectors[first:] - vectors[model.subcategory_row[first:]]
 
 
-def knowledge(data: Examples, content: Floats, vocabulary: Vocabulary, tastes: Tastes, worth: Floats) -> ItemKnowledge:
-    """What is counted over all lists, for serving."""
+def begin_with(model: DualSequenceRanker, vectors: Floats) -> None:
+    """Take over (N, D) vectors of items (models/pretrained.py)."""
+    with torch.no_grad():
+        model.own.weight += torch.from_numpy(vectors)
+
+
+def knowledge(corpus: Corpus, sessions: Ragged) -> ItemKnowledge:
+    """What is counted over all lists, for serving. Neighbours are counted on `sessions`."""
+    data, vocabulary, content, tastes, worth = corpus
     counts = count(data, vocabulary.size)
+    popularity = counts.clicks.copy()
+    vocabulary.speak_for_groups(popularity)
     return ItemKnowledge(
         statics(counts, content, vocabulary, worth),
-        counts.clicks,
-        worth,
-        neighbours(last_sessions(data), vocabulary),
+        popularity,
+        counts.clicks if tastes is None else worth,
+        neighbours(sessions, vocabulary),
         tastes,
     )
 
 
-def train(trainer: Trainer, console: Console) -> list[dict[str, float]]:
-    """All epochs; one row of metrics each."""
-    rows: list[dict[str, float]] = []
+def train(trainer: Trainer, console: Console, checkpoints: Checkpoints) -> list[dict[str, float]]:
+    """All epochs that are left; one row of metrics each, those of before included."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -348,10 +405,16 @@ def train(trainer: Trainer, console: Console) -> list[dict[str, float]]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
+    rows = trainer.at.rows
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("training", total=trainer.steps)
-        for epoch in range(trainer.settings.epochs):
-            loss = trainer.epoch(lambda: progress.advance(task))
+        task = progress.add_task("training", total=trainer.steps, completed=len(trainer.at.losses))
+
+        def stepped() -> None:
+            progress.advance(task)
+            checkpoints.keep(trainer)
+
+        for epoch in range(len(rows), trainer.settings.epochs):
+            loss = trainer.epoch(stepped)
             rows.append(
                 {
                     "epoch": epoch + 1,
@@ -363,9 +426,49 @@ def train(trainer: Trainer, console: Console) -> list[dict[str, float]]:
     return rows
 
 
+class Run(NamedTuple):
+    """Where a training leaves what it makes, and what the manifest says of it."""
+
+    out: Path  # folder of bundles
+    version: str
+    folder: Path  # of the run: checkpoint, metrics, curves
+    training: dict[str, Any]  # command and source
+    task_weights: dict[str, float] = TASK_WEIGHTS
+    popularity_weight: float = POPULARITY_WEIGHT
+
+
+def run(
+    where: Run, corpus: Corpus, settings: Settings, sessions: Ragged, console: Console, resume: bool = False,
+    begin: Callable[[DualSequenceRanker], None] | None = None,
+) -> Path:  # fmt: skip
+    """Train, check, write the bundle, point LATEST to it. `begin` sets weights to begin with. Raises CheckpointError."""
+    started = time.monotonic()
+    trainer, checkpoints = Trainer(settings, corpus), Checkpoints(where.folder)
+    if begin is not None:
+        begin(trainer.model)
+    if resume and checkpoints.take_up(trainer):
+        console.print(f"going on after step {len(trainer.at.losses)} of {trainer.steps}")
+    rows = train(trainer, console, checkpoints)
+    seconds = round(time.monotonic() - started)
+    training = {**where.training, "lists": len(corpus.data), "training_seconds": seconds, **asdict(settings)}
+    path = release(
+        where.out, where.version, trainer.model, corpus.vocabulary, knowledge(corpus, sessions),
+        surfaces=SURFACES, metrics=rows[-1], training=training,
+        task_weights=where.task_weights, popularity_weight=where.popularity_weight,
+    )  # fmt: skip
+    (where.out / LATEST).write_text(where.version + "\n")
+    where.folder.mkdir(parents=True, exist_ok=True)
+    (where.folder / "metrics.json").write_text(json.dumps({"training": training, "epochs": rows}, indent=2) + "\n")
+    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    (where.folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    draw(where.folder / "curves.png", trainer.at.losses, rows)
+    checkpoints.done()
+    return path
+
+
 _HELP = """\
-Writes OUT/VERSION (a bundle: see models/bundle.py), points OUT/LATEST to it, and leaves metrics.json and metrics.csv of
-the run in RUNS/VERSION. A shop is a package with `world.load().items` and `offline.visits(shoppers, days=, seed=)`.
+Writes OUT/VERSION (a bundle: see models/bundle.py), points OUT/LATEST to it, and leaves metrics.json, metrics.csv and
+curves.png of the run in RUNS/VERSION. A shop is a package with `world.load().items` and `offline.visits(shoppers, days=, seed=)`.
 The same settings on the same machine give the same bundle, but for its dates.
 """
 
@@ -382,7 +485,7 @@ def main(arguments: list[str] | None = None) -> Path:
     )
     parser.add_argument("--runs", type=Path, default=Path(".runs"), help="folder for metrics of runs (default .runs)")
     parser.add_argument("--version", help="name of the bundle (default: shop and date)")
-    parser.add_argument("--resume", action="store_true", help="go on with what RUNS/VERSION has of lists and tastes")
+    parser.add_argument("--resume", action="store_true", help="go on with what a killed run has left in RUNS/VERSION")
     parser.add_argument("--start-from", type=Path, help="a bundle whose weights to begin with (default: random ones)")
     parser.add_argument("--shop", default="demo", help="package that the traffic comes from (default demo)")
     for field in fields(Settings):
@@ -398,30 +501,23 @@ def main(arguments: list[str] | None = None) -> Path:
     items = shop_items(options.shop)
     vocabulary = build_vocabulary(items)
     content = contents(items, vocabulary)
-    run = options.runs / version
+    folder = options.runs / version
     with console.status(f"collecting {settings.days} days of {settings.shoppers} shoppers"):
-        data = kept(run / "lists.pickle", options.resume, lambda: gather(options.shop, settings))
+        data = kept(folder / "lists.pickle", options.resume, lambda: gather(options.shop, settings))
     console.print(f"{len(data):,} lists, {int(data.clicked.sum()):,} clicks after {time.monotonic() - started:.0f} s")
     with console.status(f"fitting tastes on {settings.taste_shoppers} others"):
-        places = kept(run / "shown.pickle", options.resume, lambda: gather_shown(options.shop, settings))
+        places = kept(folder / "shown.pickle", options.resume, lambda: gather_shown(options.shop, settings))
         tastes, worth = kept(
-            run / "tastes.pickle", options.resume, lambda: fit(places, data, vocabulary, content, settings.seed)
+            folder / "tastes.pickle", options.resume, lambda: fit(places, data, vocabulary, content, settings.seed)
         )
     console.print(f"tastes of {len(places):,} places after {time.monotonic() - started:.0f} s")
-    trainer = Trainer(settings, data, vocabulary, content, tastes, worth)
-    if options.start_from:
-        start_from(trainer.model, Bundle.load(options.start_from))
-    rows = train(trainer, console)
-    seconds = round(time.monotonic() - started)
-    training = {"command": command, "shop": options.shop, "lists": len(data), "seconds": seconds, **asdict(settings)}
-    path = release(
-        options.out, version, trainer.model, vocabulary, knowledge(data, content, vocabulary, tastes, worth),
-        surfaces=SURFACES, metrics=rows[-1], training=training,
-    )  # fmt: skip
-    (options.out / LATEST).write_text(version + "\n")
-    (run / "metrics.json").write_text(json.dumps({"training": training, "epochs": rows}, indent=2) + "\n")
-    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
-    (run / "metrics.csv").write_text("\n".join(lines) + "\n")
+    where = Run(options.out, version, folder, {"command": command, "shop": options.shop})
+    corpus = Corpus(data, vocabulary, content, tastes, worth)
+    try:
+        begin = partial(start_from, bundle=Bundle.load(options.start_from)) if options.start_from else None
+        path = run(where, corpus, settings, last_sessions(data), console, options.resume, begin)
+    except (BundleError, CheckpointError) as error:
+        sys.exit(str(error))
     console.print(f"wrote {path} after {time.monotonic() - started:.0f} s")
     return path
 

@@ -177,13 +177,21 @@ def test_a_new_item_is_found_where_its_group_is() -> None:
 
 
 def test_a_content_vector_says_more_than_a_group() -> None:
-    content_map = np.zeros((3, R + 1), np.float32)
-    content_map[0, 0], content_map[1, 1] = 1.0, 1.0
-    table = newcomers(content_map=content_map)
-    table.update([("a", item("a", vector=[9.0, 0.0])), ("b", item("b", vector=[0.0, 9.0]))])
+    """Contract: where its group is, moved by how its content differs from the group's; without content it stays there."""
+    weights = np.zeros((2, R + 1), np.float32)
+    weights[0, 0], weights[1, 1] = 1.0, 1.0
+    means = np.full((TINY.vocabulary.first_item, 2), 4.0, np.float32)
+    table = newcomers(content_weights=weights, content_means=means)
+    table.update([("a", item("a", vector=[9.0, 4.0])), ("b", item("b", vector=[4.0, 9.0])), ("plain", item("plain"))])
+    table.update([("odd", item("odd", vector=[1.0, 2.0, 3.0]))])  # of another width than the map's
     first = table.search(np.array([1, 0, 0, 0, 1], np.float32), 1)
     second = table.search(np.array([0, 1, 0, 0, 1], np.float32), 1)
     assert (first.item_ids, second.item_ids) == (["a"], ["b"])
+    of_group = table._vectors[table._vocabulary.group_of("pasta", "food")]
+    vectors = {item_id: table._table.vectors[place] for item_id, place in table._places.items()}
+    np.testing.assert_allclose(vectors["a"] - of_group, [5, 0, 0, 0, 0], atol=1e-5)
+    np.testing.assert_array_equal(vectors["plain"], of_group)
+    np.testing.assert_array_equal(vectors["odd"], of_group)
 
 
 def test_what_is_gone_or_known_is_no_newcomer() -> None:
