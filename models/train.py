@@ -27,13 +27,15 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
+from torch.nn import functional
 
 from models import losses
 from models.assemble import ItemKnowledge
 from models.bundle import LATEST, Bundle
 from models.counts import CountsOverTime
 from models.dataset import Batch, Levels, Sampler, batches, counted, grouped
-from models.featurise import PRICE_LEVEL, Floats, Tastes
+from models.featurise import PRICE_LEVEL, Floats
+from models.hindsight import ClickModel, Hindsight
 from models.ranker import TASKS, DualSequenceRanker, RankerConfig
 from models.release import release
 from models.statistics import (
@@ -49,11 +51,12 @@ from models.statistics import (
 from models.tastes import Array, collect_shown, fit, joined_shown
 from models.traffic import Examples, collect, joined, shop_items
 from models.vocabulary import Vocabulary, build_vocabulary
+from schemas.user_state import COUNTED
 
 SURFACES = ["<unknown>", "home"]
 VALIDATION_SHARE = 0.03
-NEXT = TASKS.index("next")
-IN_SESSION = 4  # of featurise.counters
+CLICK, NEXT = TASKS.index("click"), TASKS.index("next")
+PURCHASES, IN_SESSION = COUNTED.index("purchase"), 4  # of featurise.counters
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Settings:
     """Everything that decides what comes out, besides the shop."""
 
     shoppers: int = 2_500
-    taste_shoppers: int = 3_000  # others, whose lists the tastes are fitted on
+    taste_shoppers: int = 9_000  # others, whose lists the tastes are fitted on
     days: int = 28
     seed: int = 1
     epochs: int = 2
@@ -79,6 +82,7 @@ class Settings:
     sampled: float = 0.5
     next_listwise: float = 0.5  # of the list's own negatives in the task `next`
     bce: float = 1.0
+    hindsight: float = 1.0  # of soft labels: what the visit as a whole says of shown and sampled items
     cart: float = 0.5  # of the cart task next to the click task
     purchase: float = 0.25
     near_negatives: float = 1.0  # how much more the views near a positive weigh than the list's other negatives
@@ -100,15 +104,16 @@ class Trainer:
     """One model, its optimiser and its data."""
 
     def __init__(
-        self, settings: Settings, data: Examples, vocabulary: Vocabulary, content: Floats, tastes: Tastes, worth: Floats
+        self, settings: Settings, data: Examples, vocabulary: Vocabulary, content: Floats, clicks: ClickModel
     ) -> None:
         torch.manual_seed(settings.seed)
         torch.set_num_threads(settings.threads)
         self.settings, self.data, self.vocabulary = settings, data, vocabulary
-        self.statics = torch.from_numpy(statics_by_fold(data, content, vocabulary, worth))  # (FOLDS, N, F)
+        self.statics = torch.from_numpy(statics_by_fold(data, content, vocabulary, clicks.worth))  # (FOLDS, N, F)
         self.model = new_ranker(settings, vocabulary, torch.from_numpy(content))
         self.position_bias = torch.nn.Parameter(torch.zeros(len(TASKS), data.items.shape[1]))  # in training only
-        self.levels = Levels(vocabulary, content[:, PRICE_LEVEL], tastes)
+        self.levels = Levels(vocabulary, content[:, PRICE_LEVEL], clicks.tastes)
+        self.hindsight = Hindsight(clicks, data, self.levels)
         self.counts = CountsOverTime(data.acts, vocabulary)
         self.rng = np.random.Generator(np.random.PCG64(settings.seed))
         self.sampler = Sampler(data, vocabulary, self.rng)
@@ -224,7 +229,20 @@ class Trainer:
         following = losses.sampled_softmax(chosen, fresh, others, log_q, hit)
         # Samples seldom hold two of a kind; the list does, and tells them apart.
         following = following + settings.next_listwise * losses.listwise(placed[..., NEXT], fresh, shown)
-        return loss + settings.sampled * following
+        loss = loss + settings.sampled * following
+        return loss + settings.hindsight * places * self._foreseen(batch, candidates, logits[..., CLICK])
+
+    def _foreseen(self, batch: Batch, candidates: Tensor, logits: Tensor) -> Tensor:
+        """BCE of (E, C) logits of a click, wherever it stands, against the soft labels."""
+        counters = torch.cat((batch.counters, counted(batch, candidates[:, batch.items.shape[1] :])), dim=1)
+        clicked = functional.pad(batch.clicked, (0, candidates.shape[1] - batch.items.shape[1])).long().numpy()
+        acted, bought = ((counters[..., column] > 0).long().numpy() for column in (IN_SESSION, PURCHASES))
+        chance = self.hindsight.chance(batch.lists, candidates.numpy(), clicked, acted)
+        # What was bought is seldom wanted again, and shown for the most part when it is: its label is what it got.
+        chance = torch.from_numpy(np.where(bought, clicked, chance).astype(np.float32))
+        alone = functional.binary_cross_entropy_with_logits(logits, chance, reduction="none")
+        judged = candidates >= self.model.first_item
+        return (alone * judged).sum() / judged.sum().clamp(min=1)
 
 
 def scores(
@@ -282,12 +300,12 @@ def gather(shop: str, settings: Settings) -> Examples:
 
 
 def gather_shown(shop: str, settings: Settings) -> Array:
-    """What was shown to other shoppers: to half of them by the usual policies, to half by exploring ones."""
-    half = settings.taste_shoppers // 2
-    parts = [range(settings.shoppers + at, settings.shoppers + at + half) for at in (0, half)]
-    jobs = [(shop, part, settings.days, settings.seed, bool(number)) for number, part in enumerate(parts)]
-    with multiprocessing.get_context("spawn").Pool(min(len(jobs), settings.threads)) as pool:
-        return joined_shown(pool.starmap(collect_shown, jobs))
+    """What was shown to other shoppers."""
+    share = -(-settings.taste_shoppers // settings.threads)
+    last = settings.shoppers + settings.taste_shoppers
+    parts = [range(at, min(at + share, last)) for at in range(settings.shoppers, last, share)]
+    with multiprocessing.get_context("spawn").Pool(len(parts)) as pool:
+        return joined_shown(pool.starmap(collect_shown, [(shop, part, settings.days, settings.seed) for part in parts]))
 
 
 def kept(path: Path, resume: bool, made: Callable[[], Any]) -> Any:
@@ -326,15 +344,15 @@ def start_from(model: DualSequenceRanker, bundle: Bundle) -> None:
     own["own.weight"][first:] = vectors[first:] - vectors[model.subcategory_row[first:]]
 
 
-def knowledge(data: Examples, content: Floats, vocabulary: Vocabulary, tastes: Tastes, worth: Floats) -> ItemKnowledge:
+def knowledge(data: Examples, content: Floats, vocabulary: Vocabulary, clicks: ClickModel) -> ItemKnowledge:
     """What is counted over all lists, for serving."""
     counts = count(data, vocabulary.size)
     return ItemKnowledge(
-        statics(counts, content, vocabulary, worth),
+        statics(counts, content, vocabulary, clicks.worth),
         counts.clicks,
-        worth,
+        clicks.worth,
         neighbours(last_sessions(data), vocabulary),
-        tastes,
+        clicks.tastes,
     )
 
 
@@ -404,18 +422,18 @@ def main(arguments: list[str] | None = None) -> Path:
     console.print(f"{len(data):,} lists, {int(data.clicked.sum()):,} clicks after {time.monotonic() - started:.0f} s")
     with console.status(f"fitting tastes on {settings.taste_shoppers} others"):
         places = kept(run / "shown.pickle", options.resume, lambda: gather_shown(options.shop, settings))
-        tastes, worth = kept(
+        clicks = kept(
             run / "tastes.pickle", options.resume, lambda: fit(places, data, vocabulary, content, settings.seed)
         )
     console.print(f"tastes of {len(places):,} places after {time.monotonic() - started:.0f} s")
-    trainer = Trainer(settings, data, vocabulary, content, tastes, worth)
+    trainer = Trainer(settings, data, vocabulary, content, clicks)
     if options.start_from:
         start_from(trainer.model, Bundle.load(options.start_from))
     rows = train(trainer, console)
     seconds = round(time.monotonic() - started)
     training = {"command": command, "shop": options.shop, "lists": len(data), "seconds": seconds, **asdict(settings)}
     path = release(
-        options.out, version, trainer.model, vocabulary, knowledge(data, content, vocabulary, tastes, worth),
+        options.out, version, trainer.model, vocabulary, knowledge(data, content, vocabulary, clicks),
         surfaces=SURFACES, metrics=rows[-1], training=training,
     )  # fmt: skip
     (options.out / LATEST).write_text(version + "\n")
