@@ -184,7 +184,6 @@ def _trained(
     changed: list[str],
     resume: bool,
 ) -> Path:
-    import numpy as np
 
     from models.checkpoint import CheckpointError
     from models.pretrained import item_vectors
@@ -199,9 +198,7 @@ def _trained(
     with err.status("replaying the visits"):
         data = examples(learnt, vocabulary)
     sessions = sessions_of(in_order(own_log.acts_in(learnt)), vocabulary)
-    corpus = Corpus(
-        data, vocabulary, contents(tuple(catalogue), vocabulary), None, np.zeros(vocabulary.size, np.float32)
-    )
+    corpus = Corpus(data, vocabulary, contents(tuple(catalogue), vocabulary), None)
     weights = (TASK_WEIGHTS, POPULARITY_WEIGHT) if with_lists else (_NEXT_ONLY, 0.0)
     where = Run(folder, version, run, {"command": shlex.join(["python", "-m", "cli.train", *sys.argv[1:]])}, *weights)
     begin = partial(begin_with, vectors=item_vectors(sessions, vocabulary, settings.dim, settings.seed))

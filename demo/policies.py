@@ -19,7 +19,6 @@ Policy = Callable[[Visit, int, np.random.Generator], Ints]
 Source = tuple[float, Policy]
 
 _POOL = 60
-_WIDE_POOL = 200
 
 
 def noisy_observer(visit: Visit, now_ms: int, rng: np.random.Generator) -> Ints:
@@ -59,28 +58,6 @@ DEFAULT_SOURCES: tuple[Source, ...] = (
     (0.1, random_items),
     (0.1, in_subcategory),
 )
-
-
-def wide_observer(visit: Visit, now_ms: int, rng: np.random.Generator) -> Ints:
-    """Any of the 200 best that one can know, all alike: what is good but seldom best gets seen too."""
-    pool = top(visit.observer.relevance(visit.moment(now_ms)), _WIDE_POOL)
-    sampled: Ints = pool[rng.permutation(_WIDE_POOL)[:LIST_SIZE]]
-    return sampled
-
-
-EXPLORING_SOURCES: tuple[Source, ...] = (
-    (0.25, noisy_observer),
-    (0.35, wide_observer),
-    (0.1, noisy_tastes),
-    (0.1, noisy_popular),
-    (0.1, random_items),
-    (0.1, in_subcategory),
-)
-
-
-def exploring() -> Policy:
-    """To learn what items are worth: half as many places for what is best anyway."""
-    return mixed(EXPLORING_SOURCES)
 
 
 def mixed(sources: Sequence[Source] = DEFAULT_SOURCES) -> Policy:

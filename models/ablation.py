@@ -171,14 +171,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     test, chances = collected(options.shop, vocabulary, range(FIRST_TEST, FIRST_TEST + options.test_shoppers))
     examination = importlib.import_module(f"{options.shop}.world").examination(np.arange(test.items.shape[1]))
     truth = Truth(test, chances / examination, examination)
-    content, worth = contents(items, vocabulary), np.zeros(vocabulary.size, np.float32)
+    content = contents(items, vocabulary)
     table: dict[str, dict[str, Any]] = {}
     reference = np.zeros(0)
     for name, variant in variants.items():
         rows, shares, biases, started = [], [], [], time.process_time()
         for seed in range(1, options.seeds + 1):
             settings = replace(Settings(epochs=1, threads=1, seed=seed), **variant.settings)
-            trainer = Trainer(settings, Corpus(variant.of_data(data), vocabulary, content, None, worth))
+            trainer = Trainer(settings, Corpus(variant.of_data(data), vocabulary, content, None))
             if variant.of_trainer is not None:
                 variant.of_trainer(trainer)
             with tempfile.TemporaryDirectory() as scratch:

@@ -126,8 +126,7 @@ def trained(options: argparse.Namespace, items: tuple[Item, ...], unknown: set[s
     vocabulary = build_vocabulary(known)
     visits = importlib.import_module(f"{options.shop}.offline").visits
     data = without(examples(visits(range(options.shoppers), days=_DAYS), vocabulary), vocabulary)
-    worth = np.zeros(vocabulary.size, np.float32)
-    corpus = Corpus(data, vocabulary, contents(known, vocabulary), None, worth)
+    corpus = Corpus(data, vocabulary, contents(known, vocabulary), None)
     settings = Settings(epochs=1, threads=1)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -48,6 +48,7 @@ class Batch(NamedTuple):
     prices: Tensor  # (E, 2) of featurise.Sides, both sequences
     tastes: Tensor  # (E, F, F + 1) of featurise.Sides, both sequences
     ts_ms: npt.NDArray[np.int64]  # (E,)
+    lists: npt.NDArray[np.int64]  # (E,) their numbers
 
 
 class Levels(NamedTuple):
@@ -124,6 +125,7 @@ def made_batch(
         torch.from_numpy(now.prices + longer.prices[history]),
         torch.from_numpy(now.tastes + longer.tastes[history]),
         data.ts_ms[lists],
+        lists,
     )
 
 

@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from models.dataset import padded
 from models.featurise import ACTION_CODES, PRICE_LEVEL, Floats, Tastes
+from models.hindsight import SETTINGS, ClickModel, setting_of
 from models.traffic import LIST_SIZE, Examples, shop_items
 from models.vocabulary import Vocabulary, build_vocabulary
 from schemas.event import Follow, Search, View
@@ -34,17 +35,14 @@ Array = npt.NDArray[Any]
 
 # Columns of what was shown, one row a place.
 COLUMNS = ("shopper", "visit", "row", "place", "clicked", "dwell_ms", "named", "acted", "bought")
-FACTORS = 4
-_MOST = 4  # clicks beyond so many are one setting
-_SETTINGS = (_MOST + 1) ** 2 * 8
+FACTORS = 8
 _SPREAD = {"factors": 0.4, "quality": 0.8, "groups": 0.5, "settings": 3.0}  # standard deviations of the priors
 
 
-def collect_shown(shop: str, shoppers: range, days: int, seed: int, exploring: bool) -> Array:
+def collect_shown(shop: str, shoppers: range, days: int, seed: int) -> Array:
     """Play these shoppers' visits and keep what was shown: (M, COLUMNS). A worker's whole task."""
-    policy = importlib.import_module(f"{shop}.policies").exploring() if exploring else None
     visits = importlib.import_module(f"{shop}.offline").visits
-    return shown(visits(shoppers, days=days, seed=seed, policy=policy), build_vocabulary(shop_items(shop)))
+    return shown(visits(shoppers, days=days, seed=seed), build_vocabulary(shop_items(shop)))
 
 
 def shown(logs: Iterable[Any], vocabulary: Vocabulary) -> Array:
@@ -58,6 +56,7 @@ def shown(logs: Iterable[Any], vocabulary: Vocabulary) -> Array:
         acted = {event.item_id for event in views if event.props.list_id is None}
         named = {vocabulary.row(QUERY_MARK + event.props.query) for event in log.events if isinstance(event, Search)}
         named |= {vocabulary.row(TARGET_MARK + event.props.target) for event in log.events if isinstance(event, Follow)}
+        named |= {int(vocabulary.group_row[vocabulary.row(item_id)]) for item_id in acted}  # came for it, from outside
         for one in log.exposures:
             items = one.items[:LIST_SIZE]
             for place, (item_id, row) in enumerate(zip(items, vocabulary.rows(items).tolist())):
@@ -84,8 +83,7 @@ def settings(places: Array, vocabulary: Vocabulary) -> Array:
     group = visit * vocabulary.first_item + vocabulary.group_row[row]
     in_group = np.bincount(group, clicked)[group].astype(np.int64) - clicked
     elsewhere = np.bincount(visit, clicked)[visit].astype(np.int64) - clicked - in_group
-    number: Array = np.minimum(in_group, _MOST) * (_MOST + 1) + np.minimum(elsewhere, _MOST)
-    return number * 8 + named * 4 + acted * 2 + bought
+    return setting_of(in_group, elsewhere, named, acted, bought)
 
 
 class _Clicks(nn.Module):
@@ -103,7 +101,7 @@ class _Clicks(nn.Module):
         self.quality = nn.Parameter(torch.zeros(vocabulary.size))
         self.of_group = nn.Parameter(torch.zeros(vocabulary.first_item))
         self.of_price = nn.Parameter(torch.zeros(2))
-        self.setting = nn.Parameter(torch.zeros(_SETTINGS))
+        self.setting = nn.Parameter(torch.zeros(SETTINGS))
         self.place = nn.Parameter(torch.zeros(LIST_SIZE))
         self.dwell = nn.Parameter(torch.tensor([2.5, 0.5, 0.5, -0.7]))  # α, β, γ, log of the noise
 
@@ -146,9 +144,9 @@ def fit(
     vocabulary: Vocabulary,
     content: Floats,
     seed: int,
-    epochs: int = 10,
+    epochs: int = 20,
     steps: int = 200,
-) -> tuple[Tastes, Floats]:
+) -> ClickModel:
     """Tastes from shown places (M, COLUMNS); pull and weight of actions from the lists of `data`, of other shoppers.
     And (N,) what an item is worth: quality and group."""
     torch.manual_seed(seed)
@@ -168,7 +166,7 @@ def fit(
     optimiser = torch.optim.Adam(clicks.parameters())
     batch = 16_384
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, 0.05, total_steps=epochs * -(-len(places) // batch) + 10, pct_start=0.1
+        optimiser, 0.1, total_steps=epochs * -(-len(places) // batch) + 10, pct_start=0.1
     )
     for _ in range(epochs):
         order = torch.randperm(len(places))
@@ -187,7 +185,7 @@ def fit(
         worth = torch.where(items, worth, clicks.level + clicks.of_group[clicks.group])
     pull, weight = _actions(factors, quality, worth, clicks, data, seed, steps)
     tastes = Tastes(*(one.numpy().astype(np.float32) for one in (factors, quality, pull, weight)))
-    return tastes, worth.numpy().astype(np.float32)
+    return ClickModel(tastes, *(one.detach().numpy().astype(np.float32) for one in (worth, clicks.setting)))
 
 
 def _centred(factors: Tensor, group: Tensor, items: Tensor) -> Tensor:

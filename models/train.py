@@ -32,6 +32,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
+from torch.nn import functional
 
 from models import losses
 from models.assemble import ItemKnowledge
@@ -40,7 +41,8 @@ from models.checkpoint import CheckpointError, Checkpoints
 from models.counts import CountsOverTime
 from models.curves import draw
 from models.dataset import Batch, Levels, Sampler, batches, counted, grouped, made_batch, shares
-from models.featurise import PRICE_LEVEL, Floats, Tastes
+from models.featurise import PRICE_LEVEL, Floats
+from models.hindsight import ClickModel, Hindsight
 from models.ranker import TASKS, DualSequenceRanker, RankerConfig
 from models.release import POPULARITY_WEIGHT, TASK_WEIGHTS, release
 from models.statistics import (
@@ -56,12 +58,13 @@ from models.statistics import (
 from models.tastes import Array, collect_shown, fit, joined_shown
 from models.traffic import Examples, Ragged, collect, joined, shop_items
 from models.vocabulary import Vocabulary, build_vocabulary
+from schemas.user_state import COUNTED
 
 SURFACES = ["<unknown>", "home"]
 VALIDATION_SHARE = 0.03
 VALIDATION_DRAWN = 100
-NEXT = TASKS.index("next")
-IN_SESSION = 4  # of featurise.counters
+CLICK, NEXT = TASKS.index("click"), TASKS.index("next")
+PURCHASES, IN_SESSION = COUNTED.index("purchase"), 4  # of featurise.counters
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Settings:
     """Everything that decides what comes out, besides the shop."""
 
     shoppers: int = 2_500
-    taste_shoppers: int = 3_000  # others, whose lists the tastes are fitted on
+    taste_shoppers: int = 9_000  # others, whose lists the tastes are fitted on
     days: int = 28
     seed: int = 1
     epochs: int = 2
@@ -77,16 +80,17 @@ class Settings:
     lists_per_batch: int = 128
     learning_rate: float = 3e-3
     weight_decay: float = 0.02
-    negatives: int = 32
+    negatives: int = 48
     session_negatives: int = 2
     history_negatives: int = (
         2  # what is bought is seldom shown again: without these, nothing says that it is not wanted
     )
     kappa: float = 0.25
-    listwise: float = 0.1
+    listwise: float = 0.03
     sampled: float = 0.5
     next_listwise: float = 0.5  # of the list's own negatives in the task `next`
-    bce: float = 1.0
+    bce: float = 0.3
+    hindsight: float = 5.0  # of soft labels: what the visit as a whole says of shown and sampled items
     cart: float = 0.5  # of the cart task next to the click task
     purchase: float = 0.25
     near_negatives: float = 1.0  # how much more the views near a positive weigh than the list's other negatives
@@ -110,8 +114,12 @@ class Corpus(NamedTuple):
     data: Examples
     vocabulary: Vocabulary
     content: Floats  # (N, CONTENTS)
-    tastes: Tastes | None
-    worth: Floats  # (N,) 0 where there are no tastes
+    clicks: ClickModel | None  # None where what was shown is not known, or too little
+
+    @property
+    def worth(self) -> Floats:
+        """(N,) 0 without a click model."""
+        return np.zeros(self.vocabulary.size, np.float32) if self.clicks is None else self.clicks.worth
 
 
 @dataclass
@@ -130,12 +138,13 @@ class Trainer:
     def __init__(self, settings: Settings, corpus: Corpus) -> None:
         torch.manual_seed(settings.seed)
         torch.set_num_threads(settings.threads)
-        data, vocabulary, content, tastes, worth = corpus
+        data, vocabulary, content, clicks = corpus
         self.settings, self.data, self.vocabulary, self.at = settings, data, vocabulary, At()
-        self.statics = torch.from_numpy(statics_by_fold(data, content, vocabulary, worth))  # (FOLDS, N, F)
+        self.statics = torch.from_numpy(statics_by_fold(data, content, vocabulary, corpus.worth))  # (FOLDS, N, F)
         self.model = new_ranker(settings, vocabulary, torch.from_numpy(content))
         self.position_bias = torch.nn.Parameter(torch.zeros(len(TASKS), data.items.shape[1]))  # in training only
-        self.levels = Levels(vocabulary, content[:, PRICE_LEVEL], tastes)
+        self.levels = Levels(vocabulary, content[:, PRICE_LEVEL], None if clicks is None else clicks.tastes)
+        self.hindsight = None if clicks is None else Hindsight(clicks, data, self.levels)
         self.counts = CountsOverTime(data.acts, vocabulary)
         self.rng = np.random.Generator(np.random.PCG64(settings.seed))
         self.sampler = Sampler(data, vocabulary, self.rng)
@@ -271,7 +280,24 @@ class Trainer:
         following = losses.sampled_softmax(chosen, fresh, others, log_q, hit)
         # Samples seldom hold two of a kind; the list does, and tells them apart.
         following = following + settings.next_listwise * losses.listwise(placed[..., NEXT], fresh, shown)
-        return loss + settings.sampled * following
+        loss = loss + settings.sampled * following
+        if self.hindsight is None:
+            return loss
+        return loss + settings.hindsight * places * self._foreseen(
+            self.hindsight, batch, candidates, logits[..., CLICK]
+        )
+
+    def _foreseen(self, hindsight: Hindsight, batch: Batch, candidates: Tensor, logits: Tensor) -> Tensor:
+        """BCE of (E, C) logits of a click, wherever it stands, against the soft labels."""
+        counters = torch.cat((batch.counters, counted(batch, candidates[:, batch.items.shape[1] :])), dim=1)
+        clicked = functional.pad(batch.clicked, (0, candidates.shape[1] - batch.items.shape[1])).long().numpy()
+        acted, bought = ((counters[..., column] > 0).long().numpy() for column in (IN_SESSION, PURCHASES))
+        chance = hindsight.chance(batch.lists, candidates.numpy(), clicked, acted)
+        # What was bought is seldom wanted again, and shown for the most part when it is: its label is what it got.
+        chance = torch.from_numpy(np.where(bought, clicked, chance).astype(np.float32))
+        alone = functional.binary_cross_entropy_with_logits(logits, chance, reduction="none")
+        judged = candidates >= self.model.first_item
+        return (alone * judged).sum() / judged.sum().clamp(min=1)
 
 
 def scores(
@@ -329,12 +355,12 @@ def gather(shop: str, settings: Settings) -> Examples:
 
 
 def gather_shown(shop: str, settings: Settings) -> Array:
-    """What was shown to other shoppers: to half of them by the usual policies, to half by exploring ones."""
-    half = settings.taste_shoppers // 2
-    parts = [range(settings.shoppers + at, settings.shoppers + at + half) for at in (0, half)]
-    jobs = [(shop, part, settings.days, settings.seed, bool(number)) for number, part in enumerate(parts)]
-    with multiprocessing.get_context("spawn").Pool(min(len(jobs), settings.threads)) as pool:
-        return joined_shown(pool.starmap(collect_shown, jobs))
+    """What was shown to other shoppers."""
+    share = -(-settings.taste_shoppers // settings.threads)
+    last = settings.shoppers + settings.taste_shoppers
+    parts = [range(at, min(at + share, last)) for at in range(settings.shoppers, last, share)]
+    with multiprocessing.get_context("spawn").Pool(len(parts)) as pool:
+        return joined_shown(pool.starmap(collect_shown, [(shop, part, settings.days, settings.seed) for part in parts]))
 
 
 def kept(path: Path, resume: bool, made: Callable[[], Any]) -> Any:
@@ -383,16 +409,16 @@ def begin_with(model: DualSequenceRanker, vectors: Floats) -> None:
 
 def knowledge(corpus: Corpus, sessions: Ragged) -> ItemKnowledge:
     """What is counted over all lists, for serving. Neighbours are counted on `sessions`."""
-    data, vocabulary, content, tastes, worth = corpus
+    data, vocabulary, content, clicks = corpus
     counts = count(data, vocabulary.size)
     popularity = counts.clicks.copy()
     vocabulary.speak_for_groups(popularity)
     return ItemKnowledge(
-        statics(counts, content, vocabulary, worth),
+        statics(counts, content, vocabulary, corpus.worth),
         popularity,
-        counts.clicks if tastes is None else worth,
+        counts.clicks if clicks is None else clicks.worth,
         neighbours(sessions, vocabulary),
-        tastes,
+        None if clicks is None else clicks.tastes,
     )
 
 
@@ -507,12 +533,12 @@ def main(arguments: list[str] | None = None) -> Path:
     console.print(f"{len(data):,} lists, {int(data.clicked.sum()):,} clicks after {time.monotonic() - started:.0f} s")
     with console.status(f"fitting tastes on {settings.taste_shoppers} others"):
         places = kept(folder / "shown.pickle", options.resume, lambda: gather_shown(options.shop, settings))
-        tastes, worth = kept(
+        clicks = kept(
             folder / "tastes.pickle", options.resume, lambda: fit(places, data, vocabulary, content, settings.seed)
         )
     console.print(f"tastes of {len(places):,} places after {time.monotonic() - started:.0f} s")
     where = Run(options.out, version, folder, {"command": command, "shop": options.shop})
-    corpus = Corpus(data, vocabulary, content, tastes, worth)
+    corpus = Corpus(data, vocabulary, content, clicks)
     try:
         begin = partial(start_from, bundle=Bundle.load(options.start_from)) if options.start_from else None
         path = run(where, corpus, settings, last_sessions(data), console, options.resume, begin)

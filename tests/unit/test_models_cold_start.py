@@ -53,8 +53,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     ]  # fmt: skip
     vocabulary = build_vocabulary(KNOWN)
     data = examples(visits_of(events), vocabulary)
-    worth = np.zeros(vocabulary.size, np.float32)
-    corpus = Corpus(data, vocabulary, contents(tuple(KNOWN), vocabulary), None, worth)
+    corpus = Corpus(data, vocabulary, contents(tuple(KNOWN), vocabulary), None)
     settings = Settings(epochs=8, dim=16, threads=1, lists_per_batch=32, learning_rate=0.01, bce=0.0, listwise=0.0,
                         next_listwise=0.0, sampled=1.0, changes=0.0)  # fmt: skip
     folder = tmp_path_factory.mktemp("held-out")

@@ -35,7 +35,7 @@ def corpus() -> Corpus:
     ]  # fmt: skip
     vocabulary = build_vocabulary(items)
     data = examples(visits_of(events), vocabulary)
-    return Corpus(data, vocabulary, contents(items, vocabulary), None, np.zeros(vocabulary.size, np.float32))
+    return Corpus(data, vocabulary, contents(items, vocabulary), None)
 
 
 class _Killed(Exception):

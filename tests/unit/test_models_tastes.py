@@ -79,7 +79,7 @@ def test_worth_is_found_behind_who_was_shown_what() -> None:
             found.append((visit % 200, visit, vocabulary.first_item + item, place, clicked, 0, int(is_about), 0, 0))
     nobody = Examples(*[_no_history()] * 2, *[np.zeros(1, np.int64)] * 11)
     content = np.zeros((vocabulary.size, len(CONTENTS)), np.float32)
-    tastes, worth = fit(np.array(found, np.int32), nobody, vocabulary, content, seed=1, epochs=60)
+    tastes, worth, _ = fit(np.array(found, np.int32), nobody, vocabulary, content, seed=1, epochs=60)
     got = worth[vocabulary.first_item :]
     assert np.corrcoef(got, quality)[0, 1] > 0.9
     clicks = np.array(found)
