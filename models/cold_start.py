@@ -5,7 +5,7 @@
                                                        └─ place among all items, by the towers
 
     python -m models.cold_start --shoppers 400 --test-shoppers 200
-    python -m models.cold_start --bundle models/bundles/demo-5t
+    python -m models.cold_start --bundle models/bundles/demo-6t
 
 Each level of the chain stands in for the same items: subcategory, category, global. Content vectors are made for the purpose: what
 an encoder of pictures and texts might say, the item's style and subcategory with noise, and its price.

@@ -3,7 +3,7 @@
     the shop's visits ─ users at moments ─ the ranker's scores of the catalogue ─┐
                                         └ both towers' scores of it ─────────────┴─ KL of their softmaxes ─ towers.npz
 
-    python -m models.distil models/bundles/demo-5 --version demo-5t     a new bundle: the same ranker, and towers
+    python -m models.distil models/bundles/demo-6 --version demo-6t     a new bundle: the same ranker, and towers
 
 The catalogue is a sample of ITEMS_AT_MOST items where it is larger: what towers know of an item follows from its vector.
 """

@@ -83,7 +83,7 @@ class Settings:
     negatives: int = 48
     session_negatives: int = 2
     history_negatives: int = (
-        2  # what is bought is seldom shown again: without these, nothing says that it is not wanted
+        4  # what is bought is seldom shown again: without these, nothing says that it is not wanted
     )
     kappa: float = 0.25
     listwise: float = 0.03
@@ -100,7 +100,7 @@ class Settings:
     own_rate: float = 0.2  # their share of the learning rate: an item that is seldom seen must not jump when it is
     token_dropout: float = 0.1
     dropout: float = 0.05
-    changes: float = 0.3  # share of lists whose session begins as somebody else's: minds that change
+    changes: float = 0.6  # share of lists whose session begins as somebody else's: minds that change
     history_cap: int = 100  # newest tokens of a history that training looks at
     dim: int = 64
     history_layers: int = 2

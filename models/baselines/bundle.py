@@ -1,7 +1,7 @@
 """A baseline as a bundle: trained on a shop's visits, with the catalogue and the tables of a bundle that is there.
 
     the shop's visits ─ users' acts on items ─ sessions ─ fit ─ files ─ bundle
-    python -m models.baselines.bundle sasrec models/bundles/demo-4 --version demo-sasrec
+    python -m models.baselines.bundle sasrec models/bundles/demo-6 --version demo-sasrec
 
 It ranks in a job like any other bundle. gru4rec and sasrec need the extra `train` to be made, not to be served.
 """

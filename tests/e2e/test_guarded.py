@@ -215,7 +215,7 @@ def test_the_job_recovers_under_the_same_rights(guarded: Guarded, job: Engine) -
         ["dead-letters", "list", "--reason", "not_json", "--json"],
         ["redis", "rebuild", "--json"],
         ["explain", "alice", "--json"],
-        ["activate", "demo-5"],
+        ["activate", "demo-6"],
     ],
 )
 def test_the_tools_may_do_their_work(command: list[str], guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:

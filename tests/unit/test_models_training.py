@@ -157,7 +157,7 @@ def test_what_is_counted_for_samples_is_what_featurise_counts() -> None:
             now.tastes + before.tastes,
         )
         rest = [None] * 7
-        batch = Batch(*sides, torch.zeros(1, dtype=torch.int64), *rest, *map(torch.from_numpy, both), None)  # type: ignore[arg-type]
+        batch = Batch(*sides, torch.zeros(1, dtype=torch.int64), *rest, *map(torch.from_numpy, both), None, None)  # type: ignore[arg-type]
         chosen = torch.from_numpy(rows.astype(np.int64))[None]
         got = counted(batch, chosen)[0]
         np.testing.assert_allclose(got.numpy(), counters(state, rows, vocabulary, NOW_MS), rtol=1e-4, atol=1e-5)
