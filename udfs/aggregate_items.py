@@ -121,7 +121,7 @@ class AggregateItems(KeyedProcessFunction):
             record = TopicRecord(topics.ITEM_FEATURES, self._codec.record_key(key), self._codec.encode(row))
             self._counters.add("rows")
             yield self._rows, to_row(record, self._namespace)
-        change = next_change(state)
+        change = next_change(state, self._columns)
         if change is not None and (not state.timer or change < state.timer):
             state.timer = change
             ctx.timer_service().register_event_time_timer(change * SLICE_MS)

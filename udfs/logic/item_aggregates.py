@@ -115,10 +115,18 @@ def advance(state: AggregateState, slice_no: int) -> None:
     _drop(state.days, slice_no // DAY_SLICES - DAYS)
 
 
-def next_change(state: AggregateState) -> int | None:
-    """The slice with whose start the oldest count leaves a window; None where nothing is counted."""
+def next_change(state: AggregateState, columns: Iterable[Column]) -> int | None:
+    """The slice with whose start the next count leaves a column's window; None where nothing is counted."""
     leaving = [min(state.slices) + SLICES] if state.slices else []
     leaving += [(min(state.days) + DAYS) * DAY_SLICES] if state.days else []
+    for in_days, length, places in columns:
+        if length == (DAYS if in_days else SLICES):
+            continue  # as long as the state: the lines above
+        held, step = (state.days, DAY_SLICES) if in_days else (state.slices, 1)
+        last = state.newest // step - length
+        leaving += [
+            (number + length) * step for number in held if number > last and any(held[number][at] for at in places)
+        ]
     return min(leaving, default=None)
 
 

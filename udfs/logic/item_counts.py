@@ -170,7 +170,7 @@ class ItemCounts:
 
     def _keep(self, key: RowKey, state: AggregateState) -> None:
         """Set the timer; forget what is empty."""
-        due = next_change(state)
+        due = next_change(state, self._columns)
         if due is not None and (not state.timer or due < state.timer):
             state.timer = due
             heapq.heappush(self._timers, (due, key))
