@@ -326,6 +326,7 @@ def _replays(found: Replays) -> list[str]:
     }
     rows = [
         ("lists on `rankings-log`", f"{all_.lists:,}"),
+        ("scored, by ranker, pre-ranker or popularity; the rest fell back", f"{all_.scored:,}"),
         ("identical, every bit of scores, places and propensities", f"{all_.identical:,}"),
         ("equal but for score gaps up to 1e-5", f"{all_.close:,}"),
         ("different", f"{all_.different:,}"),

@@ -149,7 +149,7 @@ def _tell_all(made: Summary) -> None:
     left_out = sum(made.not_replayed.values())
     out.print(
         f"{made.lists} lists: {made.identical} {IDENTICAL}, {made.close} equal but for scores {made.largest_gap:.1e} apart at "
-        f"most, {made.different} different, {left_out} not replayed.",
+        f"most, {made.different} different, {left_out} not replayed. {made.scored} were scored, the rest are fallbacks.",
         markup=False,
         soft_wrap=True,
     )

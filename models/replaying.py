@@ -14,7 +14,7 @@ import numpy as np
 from models.bundle import Bundle, BundleError
 from models.runtime import runtime
 from models.store import SHIPPED, LoadedBundle
-from schemas.decision import ROWS, Decision, Described
+from schemas.decision import FALLBACK, ROWS, Decision, Described
 from schemas.policy import Policy
 from schemas.user_state import decode
 from udfs.logic.consent import consent_of
@@ -57,6 +57,11 @@ class Summary(msgspec.Struct):
     epochs: dict[str, int] = {}  # by state_epoch: it rises with each start of the job
     later_items: int = 0  # lists of users who acted on items that the bundle does not know
     replayed_on: str = ""
+
+    @property
+    def scored(self) -> int:
+        """Of those made again: by the ranker, the pre-ranker or popularity, and no bare fallbacks."""
+        return self.lists - sum(self.not_replayed.values()) - self.slots.get(FALLBACK, 0)
 
     def add(self, decision: Decision, outcome: Outcome) -> None:
         self.lists += 1

@@ -11,6 +11,7 @@ from bench import page, results
 from bench.filling import FULL, prepared
 from bench.machine import About
 from bench.plot import latency_plot
+from bench.regret import kept
 from bench.results import Latency, Percentiles, Rate, Results, Round, State
 from bench.serve import Answer, Served, _answers
 from bench.session import step
@@ -112,3 +113,14 @@ def test_a_prepared_user_is_full_and_at_home_in_the_session_it_is_sent_events_of
     value = raw("click", user_id="user-7", session_id="session-user-7")
     _, outputs = step(encode(state), "u:user-7", Record(topics.EVENTS, "u:user-7", value, 0, 1, NOW), NOW)
     assert [one.topic for one in outputs] == [topics.INTERACTIONS]
+
+
+def test_the_last_line_of_the_bandits_is_what_is_kept() -> None:
+    said = """thompson {'regret': 77.9}
+{"mabwiser": "2.7.4", "steps": 2000, "problems": 4, "linear_steps": 600, "linear_problems": 10,
+"thompson": {"regret": 77.9, "mabwiser": 77.4, "ratio": 1.007, "standard_error": 0.071}}"""
+    found = kept(True, said.replace("10,\n", "10, "))
+    assert (found.mabwiser, found.problems, found.policies["thompson"].ratio) == ("2.7.4", 4, 1.007)
+    text = page.render(Results(bandits=found))
+    assert "| `thompson` | 77.90 | 77.40 | 1.007 | 0.071 |" in text
+    assert "4 seeded problems" in text

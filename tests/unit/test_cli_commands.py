@@ -10,7 +10,7 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from cli import connecting, dead_letters, feed, send, trace
+from cli import connecting, dead_letters, feed, replay, send, trace
 from cli import redis as redis_commands
 from client.errors import InvalidEvent
 from schemas.event import Rejected, parse_event
@@ -20,7 +20,7 @@ RUNNER = CliRunner()
 
 def app() -> Typer:
     made = Typer()
-    for command in (send.send, feed.feed, feed.explain, trace.trace):
+    for command in (send.send, feed.feed, feed.explain, trace.trace, replay.replay):
         made.command()(command)
     made.add_typer(dead_letters.app, name="dead-letters")
     made.add_typer(redis_commands.app, name="redis")

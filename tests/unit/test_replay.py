@@ -308,6 +308,7 @@ def test_a_summary_counts_what_was_tried(bundles: Bundles) -> None:
         summary.add(one, bundles.judged(one, policies))
     summary.leave_out("model_busy")
     assert (summary.lists, summary.identical, summary.different, summary.listed) == (9, 8, 0, [])
+    assert summary.scored == 8
     assert summary.not_replayed == {"model_busy": 1}
     assert set(summary.policies) == set(policies)
     assert summary.slots["explore"] == 5
