@@ -162,7 +162,7 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser,
             [group["lr"] for group in self.optimiser.param_groups],
-            total_steps=self.steps + 8,
+            total_steps=max(11, self.steps + 8),  # a tenth of ten is one step, by which it divides less one
             pct_start=0.1,
         )
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from cli.train import app, read_catalogue, read_events
 from client.errors import InvalidArgument
-from models.own_log import InvalidRows, ShownList, judged, lists_of_rows, newest_apart, visits_of
+from models.own_log import COLUMNS, InvalidRows, ShownList, judged, lists_of_rows, newest_apart, visits_of
 from models.traffic import examples
 from models.vocabulary import build_vocabulary
 from schemas.event import Event, Rejected, parse_event
@@ -95,6 +95,12 @@ def test_the_last_revision_of_a_row_counts(tmp_path: Path) -> None:
     assert lists_of_rows(tmp_path) == {
         "u:u": [ShownList(NOW, ("b", "a"), (True, False), (False, True), (False, False))]
     }
+
+
+def test_what_is_read_of_rows_is_what_is_exported() -> None:
+    from client.training_files import SCHEMA
+
+    assert set(COLUMNS) <= set(SCHEMA.names)
 
 
 def test_rows_that_are_none_are_refused(tmp_path: Path) -> None:
