@@ -104,7 +104,8 @@ def drafted_record(
     for one, slate in rankings:
         own = decision_record(task, one, slate, asked, runtime, whole)
         records.append(encode_decision(msgspec.structs.replace(own, key="", state=b"")))
-    record = decision_record(task, ranked, Slate(ranked.items, {}, {}, as_shown(ranked.items)), asked, runtime, whole)
+    shown = Slate(ranked.items, {}, {}, as_shown(ranked.items))
+    record = decision_record(task, ranked, shown, asked, runtime, 0.0)
     count = len(ranked.items)
     slots = [f"{DRAFT}{item.team}" for item in ranked.items]
     return msgspec.structs.replace(
