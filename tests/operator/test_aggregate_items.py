@@ -96,10 +96,10 @@ def test_what_changes_no_column_emits_nothing(shoe: Harness) -> None:
 
 def test_time_takes_out_what_leaves_the_windows(shoe: Harness) -> None:
     """Contract: two hours later the 2 h column is 0, 28 days later nothing is left, neither state nor timer."""
-    shoe.delta(click=3)
+    shoe.delta(like=3)
     assert shoe.context.timers.event_timers == {NOW + 2 * HOUR}
     (after_2h,) = rows(shoe.fire())
-    assert (value(after_2h, "clicks_2h"), value(after_2h, "clicks_28d")) == (0, 3)
+    assert (value(after_2h, "likes_2h"), value(after_2h, "likes_28d")) == (0, 3)
     assert shoe.context.timers.event_timers == {NOW + 28 * DAY}
     (last,) = rows(shoe.fire())
     assert not any(last.counts)
@@ -116,12 +116,12 @@ def test_rows_go_on_upwards_after_state_was_cleared(shoe: Harness) -> None:
 
 
 def test_one_timer_waits_for_the_next_change(shoe: Harness) -> None:
-    shoe.delta(click=1)
-    shoe.delta(SLICE + 3, click=1)
+    shoe.delta(like=1)
+    shoe.delta(SLICE + 3, like=1)
     assert len(shoe.context.timers.event_timers) == 1
-    shoe.delta(SLICE - 2, click=1)  # leaves earlier
+    shoe.delta(SLICE - 2, like=1)  # leaves earlier
     assert min(shoe.context.timers.event_timers) == NOW + 2 * HOUR - 2 * SLICE_MS
-    assert value(rows(shoe.fire())[0], "clicks_2h") == 2
+    assert value(rows(shoe.fire())[0], "likes_2h") == 2
 
 
 def test_the_catalogue_says_which_groups_an_item_counts_for(shoe: Harness) -> None:
