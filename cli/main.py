@@ -25,6 +25,7 @@ from cli import (
     send,
     shop,
     trace,
+    train,
     training,
     training_parity,
 )
@@ -53,6 +54,7 @@ app.command("load")(load.load)
 app.command("chaos")(chaos.chaos)
 app.command("parity")(training_parity.parity)
 app.command("activate")(cluster.activate)
+app.command("train")(train.train)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(experiments.app, name="experiments")
 app.add_typer(evaluate.app, name="evaluate")

@@ -1,6 +1,6 @@
 """Train: the dual-sequence ranker on a log of one's own, and what it is worth beside what needs no training.
 
-    python -m cli.train --events events.csv --out bundles --version mine-1
+    riffle train --events events.csv --out bundles --version mine-1
 
 events (csv, parquet) ─┬─ visits ─┬─ all but the newest ─ training ─ bundle ─┐
 training rows ─────────┘          └─ the newest ─────────────────────────────┴─ hit rate, beside counted neighbours and popularity
@@ -38,7 +38,6 @@ from models.vocabulary import build_vocabulary
 from schemas.event import Event, Rejected, parse_event
 from schemas.items import Item, decode_item
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _FEWEST = 200  # lists to learn from: below, a ranker learns noise
 # Without lists that were shown nothing says what was passed over: the task `next` is all there is to learn.
 _OF_ACTS: dict[str, Any] = {
@@ -52,7 +51,6 @@ _OF_ACTS: dict[str, Any] = {
 _NEXT_ONLY = {"click": 0.0, "cart": 0.0, "purchase": 0.0, "next": 1.0}
 
 
-@app.command()
 def train(
     events: Annotated[Path, typer.Option(help="Your log: csv, csv.gz or parquet, or a folder of them.")],
     rows: Annotated[
@@ -82,9 +80,9 @@ def train(
 
     Examples:
 
-        python -m cli.train --events events.csv --out bundles --version mine-1
+        riffle train --events events.csv --out bundles --version mine-1
 
-        python -m cli.train --events events.csv --rows training/rows --out bundles --version mine-2
+        riffle train --events events.csv --rows training/rows --out bundles --version mine-2
     """
     begun_s = time.monotonic()
     name = version or f"own-{datetime.now(timezone.utc):%Y%m%d-%H%M}"
@@ -200,7 +198,7 @@ def _trained(
     sessions = sessions_of(in_order(own_log.acts_in(learnt)), vocabulary)
     corpus = Corpus(data, vocabulary, contents(tuple(catalogue), vocabulary), None)
     weights = (TASK_WEIGHTS, POPULARITY_WEIGHT) if with_lists else (_NEXT_ONLY, 0.0)
-    where = Run(folder, version, run, {"command": shlex.join(["python", "-m", "cli.train", *sys.argv[1:]])}, *weights)
+    where = Run(folder, version, run, {"command": shlex.join(["riffle", *sys.argv[1:]])}, *weights)
     begin = partial(begin_with, vectors=item_vectors(sessions, vocabulary, settings.dim, settings.seed))
     try:
         return run_training(where, corpus, settings, sessions, err, resume, begin)
@@ -251,7 +249,3 @@ def _plainly() -> Iterator[None]:
             if error.name not in ("torch", "onnx", "matplotlib"):
                 raise
             fail(f"This needs {error.name}, which is not installed: run `uv sync --extra train`.")
-
-
-if __name__ == "__main__":
-    app()

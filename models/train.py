@@ -5,7 +5,7 @@ collect traffic (2 processes) ─ statistics ─ epochs of whole sessions ─ ex
 python -m models.train --out models/bundles            the demo bundle from nothing
 python -m models.train --help                          what can be set
 
-`python -m cli.train` runs the same training on a log of one's own (models/own_log.py).
+`riffle train` runs the same training on a log of one's own (models/own_log.py).
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     data = examples(visits_of(events), vocabulary)
     corpus = Corpus(data, vocabulary, contents(tuple(KNOWN), vocabulary), None)
     settings = Settings(epochs=8, dim=16, threads=1, lists_per_batch=32, learning_rate=0.01, bce=0.0, listwise=0.0,
-                        next_listwise=0.0, sampled=1.0, changes=0.0)  # fmt: skip
+                        next_listwise=0.0, sampled=1.0, changes=0.0, negatives=32, history_negatives=2)  # fmt: skip
     folder = tmp_path_factory.mktemp("held-out")
     trainer = Trainer(settings, corpus)
     train(trainer, Console(quiet=True), Checkpoints(folder / "run"))

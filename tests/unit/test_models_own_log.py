@@ -1,4 +1,4 @@
-"""A log of one's own as training examples, and what `python -m cli.train` says of files that it cannot learn from."""
+"""A log of one's own as training examples, and what `riffle train` says of files that it cannot learn from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from cli.train import app, read_catalogue, read_events
+from cli.main import app
+from cli.train import read_catalogue, read_events
 from client.errors import InvalidArgument
 from models.own_log import COLUMNS, InvalidRows, ShownList, judged, lists_of_rows, newest_apart, visits_of
 from models.traffic import examples
@@ -158,14 +159,14 @@ def test_events_and_catalogue_of_a_file(tmp_path: Path) -> None:
 def test_what_cannot_be_learnt_from_is_said(tmp_path: Path, text: str, more: list[str], sentence: str) -> None:
     path = tmp_path / "log.csv"
     path.write_text(text)
-    done = RUNNER.invoke(app, ["--events", str(path), "--out", str(tmp_path / "bundles"), *more])
+    done = RUNNER.invoke(app, ["train", "--events", str(path), "--out", str(tmp_path / "bundles"), *more])
     assert done.exit_code == 1
     assert sentence in done.output.replace("\n", " ")
 
 
 def test_a_bundle_that_is_there_stays(tmp_path: Path) -> None:
     (tmp_path / "mine-1").mkdir()
-    done = RUNNER.invoke(app, ["--events", "x.csv", "--out", str(tmp_path), "--version", "mine-1"])
+    done = RUNNER.invoke(app, ["train", "--events", "x.csv", "--out", str(tmp_path), "--version", "mine-1"])
     assert (done.exit_code, "bundles do not change" in done.output.replace("\n", " ")) == (1, True)
 
 
@@ -201,7 +202,7 @@ def test_training_learns_what_follows_what(tmp_path: Path, monkeypatch: pytest.M
     changed = ("epochs=10", "threads=1", "dim=16", "learning_rate=0.01", "lists_per_batch=32", "changes=0")
     done = RUNNER.invoke(
         app,
-        ["--events", str(log), "--out", str(out), "--runs", str(runs), "--version", "own-1", "--test", "0",
+        ["train", "--events", str(log), "--out", str(out), "--runs", str(runs), "--version", "own-1", "--test", "0",
          *(word for one in changed for word in ("--set", one))],
     )  # fmt: skip
     assert done.exit_code == 0, done.output
