@@ -68,10 +68,10 @@ def build(tables: StreamTableEnvironment, connections: Connections, settings: Se
                     CONCAT('hour|', LPAD(CAST(MOD(`ts_ms` / 3600000, 24) AS STRING), 2, '0'))
                 ] END) AS `key`(`list_key`)
             UNION ALL
-            SELECT CONCAT('item|', IF(`turned`, `other`, `item_id`)), IF(`turned`, `item_id`, `other`), `ts_ms`
-            FROM `choices` CROSS JOIN UNNEST(`beside`) AS `before`(`other`)
-                CROSS JOIN UNNEST(ARRAY[FALSE, TRUE]) AS `side`(`turned`)
-            WHERE `refused` IS NULL AND `other` IS NOT NULL
+            SELECT CONCAT('item|', `pair`.`one`), `pair`.`other`, `ts_ms`
+            FROM `choices` CROSS JOIN UNNEST(`beside`) AS `before`(`id`)
+                CROSS JOIN UNNEST(ARRAY[ROW(`item_id`, `before`.`id`), ROW(`before`.`id`, `item_id`)]) AS `pair`(`one`, `other`)
+            WHERE `refused` IS NULL AND `before`.`id` IS NOT NULL
         ) WHERE `list_key` IS NOT NULL"""
     )
     # What comes within _BUNDLE_S of the worker's clock. No state outlives it, so no time to live has to be guessed here.

@@ -15,9 +15,9 @@ from models.export import history_graph, scorer_graph, stored_config, stored_ite
 from models.ranker import TASKS, DualSequenceRanker
 from models.vocabulary import Vocabulary
 
-TASK_WEIGHTS = {"click": 0.5, "cart": 0.0, "purchase": 0.0, "next": 1.0}
+TASK_WEIGHTS = {"click": 1.0, "cart": 0.0, "purchase": 0.0, "next": 1.0}
 # Chosen by the demo shop's CTR on shoppers 400,000 and up, who are in neither training nor evaluation: docs/model.md.
-POPULARITY_WEIGHT = 0.2
+POPULARITY_WEIGHT = 0.45
 
 
 def release(

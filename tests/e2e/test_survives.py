@@ -73,7 +73,7 @@ def test_a_hot_user_does_not_starve_the_others(arena: Arena) -> None:
     """The p99 of 200 events is their second worst, which a busy machine decides; who starves has a median to show for it."""
     verdict = hot_user(arena)
     holds(verdict)
-    assert verdict.figures["beside_p50_ms"] < 1_000
+    assert verdict.figures["beside_p50_ms"] < 3_000  # the load lasts five seconds
 
 
 def test_a_restarted_broker_loses_nothing(arena: Arena, hands: LocalHands) -> None:

@@ -33,6 +33,8 @@ def beside(state: UserState, event: Event) -> list[str] | None:
         item_id = state.ids[slot]
         if item_id == own:
             times += 1
+            if times > 1:
+                return None
         elif len(others) < BESIDE_CAP and item_id not in others and not item_id.startswith(_MARKS):
             others.append(item_id)
-    return [item_id.decode() for item_id in others] if times == 1 else None
+    return [item_id.decode() for item_id in others] if times else None
