@@ -37,6 +37,8 @@ DAY_MS = 86_400_000
 
 # Counters whose names are put together at run time: the expression in the code -> the names in the docs.
 FAMILIES = {
+    "{self.kind}_stored": {"lists_stored", "rows_stored", "arms_stored"},
+    "{self.kind}_failed": {"lists_failed", "rows_failed", "arms_failed"},
     "events_{applied.reason}": {f"events_{reason}" for reason in (sessions.DUPLICATE, sessions.LATE)},
     "events_{note}": {"events_clamped", "events_out_of_order", "events_closed_session", "events_flood"}
     | {"events_no_personalisation", "events_no_training"},
