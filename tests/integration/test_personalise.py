@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from local.java import find_java_home
 from models.bundle import LATEST
 from schemas import topics
 from tests.integration import mini_cluster
+from tests.integration.mini_cluster_result import result_of
 
 _ROOT = Path(__file__).resolve().parents[2]
 _TINY = _ROOT / "tests" / "fixtures" / "bundles"
-_LIMIT_S = 240
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +23,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     tiny = next(path for path in _TINY.iterdir() if path.is_dir())
     (bundles / tiny.name).symlink_to(tiny)
     (bundles / LATEST).write_text(tiny.name)
-    # Embedded Python looks into no virtual environment: it is told where the packages are.
-    paths = os.pathsep.join([str(_ROOT), sysconfig.get_paths()["purelib"]])
-    environment = {**os.environ, "PYTHONPATH": paths, "JAVA_HOME": str(find_java_home())}
-    command = [sys.executable, "-m", mini_cluster.__name__, str(bundles)]
-    done = subprocess.run(
-        command, env=environment, cwd=_ROOT, capture_output=True, text=True, timeout=_LIMIT_S, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    parsed: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return parsed
+    return result_of(mini_cluster, str(bundles))
 
 
 def _records(result: dict[str, Any], topic: str) -> list[tuple[str, str]]:

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import sysconfig
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from local.java import find_java_home
 from schemas.top_lists import TopList, decode_top_list
 from tests.integration import mini_cluster_top_lists
-
-_ROOT = Path(__file__).resolve().parents[2]
-_LIMIT_S = 240
+from tests.integration.mini_cluster_result import result_of
 
 
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
-    # Embedded Python looks into no virtual environment: it is told where the packages are.
-    paths = os.pathsep.join([str(_ROOT), sysconfig.get_paths()["purelib"]])
-    environment = {**os.environ, "PYTHONPATH": paths, "JAVA_HOME": str(find_java_home())}
-    command = [sys.executable, "-m", mini_cluster_top_lists.__name__]
-    done = subprocess.run(
-        command, env=environment, cwd=_ROOT, capture_output=True, text=True, timeout=_LIMIT_S, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    parsed: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return parsed
+    return result_of(mini_cluster_top_lists)
 
 
 def history(result: dict[str, Any], key: str) -> list[TopList | None]:
