@@ -9,6 +9,7 @@ training rows ─────────┘          └─ the newest ──�
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 import tempfile
@@ -32,6 +33,7 @@ from client.log_files import EVENTS, ITEMS, files_of, read_records
 from models import own_log
 from models.assemble import popularity_of
 from models.bundle import Bundle, BundleError
+from models.debiased import TooFewPlaces, click_rates
 from models.from_log import bundle_from_log, in_order, sessions_of
 from models.own_log import InvalidRows, Visit
 from models.vocabulary import build_vocabulary
@@ -71,6 +73,12 @@ def train(
     changed: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of `python -m models.train`, such as epochs=8.")
     ] = None,
+    debias: Annotated[
+        bool,
+        typer.Option(
+            help="Popularity from the places that chance filled, by inverse propensity: what was shown more counts no more."
+        ),
+    ] = False,
     resume: Annotated[bool, typer.Option(help="Go on where a killed run of this --version was.")] = False,
 ) -> None:
     """Train the ranker on your own events, write a bundle for the job, and say what it is worth on the newest visits.
@@ -91,6 +99,10 @@ def train(
             raise InvalidArgument(f"{folder / name} exists, and bundles do not change: give another --version.")
         if not 0 <= test <= 0.5:
             raise InvalidArgument(f"--test {test}: give a share from 0 to 0.5.")
+        if debias and rows is None:
+            raise InvalidArgument(
+                "--debias needs --rows: a log of events alone does not say what was shown, and with what chance."
+            )
         heard, skipped = read_events(events, mapping(columns or []))
         for reason, times in sorted(skipped.items()):
             err.print(f"{times} rows left out: {reason}", markup=False, highlight=False)
@@ -109,7 +121,11 @@ def train(
                 f"{events}: {shown} are too few to learn from, {_FEWEST} is the least: give more events, or rank by what "
                 "`riffle init` counts until there are."
             )
-        path = _trained(folder, name, runs / name, catalogue, learnt, lists is not None, changed or [], resume)
+        chosen = None
+        if debias:
+            begin = newest[0].start_ms if newest else math.inf
+            chosen = [one for own in (lists or {}).values() for one in own if one.ts_ms < begin]
+        path = _trained(folder, name, runs / name, catalogue, learnt, lists is not None, changed or [], resume, chosen)
         found = _judged(path, catalogue, learnt, newest)
     for ranker, one in found.items():
         out.print(f"{ranker}: " + ", ".join(f"{key} {value}" for key, value in one.items()), highlight=False)
@@ -181,8 +197,9 @@ def _trained(
     with_lists: bool,
     changed: list[str],
     resume: bool,
+    shown: list[own_log.ShownList] | None,
 ) -> Path:
-
+    """`shown`: the lists by which popularity is debiased; None counts clicks."""
     from models.checkpoint import CheckpointError
     from models.pretrained import item_vectors
     from models.release import POPULARITY_WEIGHT, TASK_WEIGHTS
@@ -193,10 +210,17 @@ def _trained(
 
     settings = Settings(**({} if with_lists else _OF_ACTS) | _settings(changed))
     vocabulary = build_vocabulary(catalogue)
+    rates = None
+    if shown is not None:
+        rates = click_rates(shown, vocabulary)
+        err.print(
+            f"Popularity by {rates.places} places that chance filled; {rates.unknown} have no propensity.",
+            highlight=False,
+        )
     with err.status("replaying the visits"):
         data = examples(learnt, vocabulary)
     sessions = sessions_of(in_order(own_log.acts_in(learnt)), vocabulary)
-    corpus = Corpus(data, vocabulary, contents(tuple(catalogue), vocabulary), None)
+    corpus = Corpus(data, vocabulary, contents(tuple(catalogue), vocabulary), None, rates)
     weights = (TASK_WEIGHTS, POPULARITY_WEIGHT) if with_lists else (_NEXT_ONLY, 0.0)
     where = Run(folder, version, run, {"command": shlex.join(["riffle", *sys.argv[1:]])}, *weights)
     begin = partial(begin_with, vectors=item_vectors(sessions, vocabulary, settings.dim, settings.seed))
@@ -243,7 +267,7 @@ def _plainly() -> Iterator[None]:
     with plainly():
         try:
             yield
-        except (InvalidRows, BundleError) as error:
+        except (InvalidRows, BundleError, TooFewPlaces) as error:
             fail(str(error))
         except ModuleNotFoundError as error:
             if error.name not in ("torch", "onnx", "matplotlib"):

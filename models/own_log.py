@@ -33,7 +33,19 @@ K = 20
 _CACHE_BYTES = 2**24
 _NO_SESSION = "unknown"  # of a list that was shown to somebody who did nothing
 # Of a training row, what is learnt from (client/training_files.py writes them).
-COLUMNS = ("row_id", "revision", "key", "item_id", "shown", "list_id", "rank", "click", "cart", "purchase")
+COLUMNS = (
+    "row_id",
+    "revision",
+    "key",
+    "item_id",
+    "shown",
+    "list_id",
+    "rank",
+    "propensity",
+    "click",
+    "cart",
+    "purchase",
+)
 
 
 class InvalidRows(ValueError):
@@ -75,6 +87,7 @@ class ShownList(NamedTuple):
     clicked: tuple[bool, ...]
     carted: tuple[bool, ...]
     bought: tuple[bool, ...]
+    propensity: tuple[float | None, ...] = ()  # of each place, given those above it; None where it is unknown
 
 
 def visits_of(events: Iterable[Event], lists: Mapping[str, Sequence[ShownList]] | None = None) -> list[Visit]:
@@ -103,7 +116,7 @@ def _visits(user: User, events: list[Event], lists: Sequence[ShownList], alone: 
             shown = list(_firsts(own, user_id, session, user.number))
         else:
             shown = [
-                Shown(one.ts_ms, user_id, session, user.number, *(column[:LIST_SIZE] for column in one[1:]))
+                Shown(one.ts_ms, user_id, session, user.number, *(column[:LIST_SIZE] for column in one[1:5]))
                 for _, is_event, one in part
                 if not is_event
             ]
@@ -171,7 +184,8 @@ def lists_of_rows(folder: Path) -> dict[str, list[ShownList]]:
         of.sort(key=lambda row: row["rank"])
         outcomes = [tuple(bool(row[kind]) for row in of) for kind in ("click", "cart", "purchase")]
         shown_ms = min(_ms(row["shown"]) for row in of)
-        found.setdefault(key, []).append(ShownList(shown_ms, tuple(row["item_id"] for row in of), *outcomes))
+        chances = tuple(row["propensity"] for row in of)
+        found.setdefault(key, []).append(ShownList(shown_ms, tuple(row["item_id"] for row in of), *outcomes, chances))
     return found
 
 

@@ -41,6 +41,7 @@ from models.checkpoint import CheckpointError, Checkpoints
 from models.counts import CountsOverTime
 from models.curves import draw
 from models.dataset import Batch, Levels, Sampler, batches, counted, grouped, made_batch, shares
+from models.debiased import Rates, debiased
 from models.featurise import PRICE_LEVEL, Floats
 from models.hindsight import ClickModel, Hindsight
 from models.ranker import TASKS, DualSequenceRanker, RankerConfig
@@ -115,6 +116,7 @@ class Corpus(NamedTuple):
     vocabulary: Vocabulary
     content: Floats  # (N, CONTENTS)
     clicks: ClickModel | None  # None where what was shown is not known, or too little
+    rates: Rates | None = None  # where chance chose what was shown: popularity goes by them (models/debiased.py)
 
     @property
     def worth(self) -> Floats:
@@ -138,7 +140,7 @@ class Trainer:
     def __init__(self, settings: Settings, corpus: Corpus) -> None:
         torch.manual_seed(settings.seed)
         torch.set_num_threads(settings.threads)
-        data, vocabulary, content, clicks = corpus
+        data, vocabulary, content, clicks, _ = corpus
         self.settings, self.data, self.vocabulary, self.at = settings, data, vocabulary, At()
         self.statics = torch.from_numpy(statics_by_fold(data, content, vocabulary, corpus.worth))  # (FOLDS, N, F)
         self.model = new_ranker(settings, vocabulary, torch.from_numpy(content))
@@ -409,14 +411,16 @@ def begin_with(model: DualSequenceRanker, vectors: Floats) -> None:
 
 def knowledge(corpus: Corpus, sessions: Ragged) -> ItemKnowledge:
     """What is counted over all lists, for serving. Neighbours are counted on `sessions`."""
-    data, vocabulary, content, clicks = corpus
+    data, vocabulary, content, clicks, rates = corpus
     counts = count(data, vocabulary.size)
     popularity = counts.clicks.copy()
     vocabulary.speak_for_groups(popularity)
+    if rates is not None:
+        popularity = debiased(popularity, rates, vocabulary)
     return ItemKnowledge(
         statics(counts, content, vocabulary, corpus.worth),
         popularity,
-        counts.clicks if clicks is None else clicks.worth,
+        popularity if clicks is None else clicks.worth,
         neighbours(sessions, vocabulary),
         None if clicks is None else clicks.tastes,
     )

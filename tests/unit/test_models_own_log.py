@@ -81,7 +81,7 @@ def row(row_id: str, revision: int, item: str, rank: int, **outcome: bool) -> di
     shown = datetime.fromtimestamp(NOW / 1000, timezone.utc)
     return {
         "row_id": row_id, "revision": revision, "key": "u:u", "item_id": item, "shown": shown, "list_id": "l1",
-        "rank": rank, **dict.fromkeys(("click", "cart", "purchase"), None), **outcome,
+        "rank": rank, "propensity": 1.0 if rank else 0.25, **dict.fromkeys(("click", "cart", "purchase"), None), **outcome,
     }  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def test_the_last_revision_of_a_row_counts(tmp_path: Path) -> None:
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "part.parquet")
     assert lists_of_rows(tmp_path) == {
-        "u:u": [ShownList(NOW, ("b", "a"), (True, False), (False, True), (False, False))]
+        "u:u": [ShownList(NOW, ("b", "a"), (True, False), (False, True), (False, False), (0.25, 1.0))]
     }
 
 
@@ -153,6 +153,7 @@ def test_events_and_catalogue_of_a_file(tmp_path: Path) -> None:
         ("colour,size\nred,1\n", [], "has no column for user, item, event, ts: name it with --column"),
         (LOG, [], "2 are too few to learn from, 200 is the least"),
         (LOG, ["--test", "0.9"], "--test 0.9: give a share from 0 to 0.5"),
+        (LOG, ["--debias"], "--debias needs --rows"),
         (LOG, ["--rows", "nowhere"], "holds no training rows in parquet"),
     ],
 )
