@@ -216,3 +216,39 @@ def test_training_learns_what_follows_what(tmp_path: Path, monkeypatch: pytest.M
         apply_event(state, act("new", f"i{pair}", 0), Position(0, 0, NOW))
         scores = scorer.score(state, encode_state_history(scorer, state, NOW), rows, NOW, "home")
         assert int(np.argmax(scores)) == pair
+
+
+def test_popularity_by_what_chance_has_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contract: `a` is always shown and has most clicks, `b` is clicked more where chance shows it: --debias puts `b` first."""
+    pytest.importorskip("torch")
+    from models import train
+    from models.bundle import Bundle
+
+    monkeypatch.setattr(train, "release", partial(train.release, samples=12))
+    draw = np.random.Generator(np.random.PCG64(2))
+    rows, lines = [], ["user,item,event,ts"]
+    for n in range(1_200):
+        item = "bcde"[int(draw.integers(4))]
+        first, second = bool(draw.random() < 0.2), bool(draw.random() < (0.4 if item == "b" else 0.05))
+        at = datetime.fromtimestamp(NOW / 1000 + n * 7_200, timezone.utc)
+        listed = {"list_id": f"l{n}", "key": f"u:u{n % 90}", "shown": at}
+        rows += [row(f"{n}a", 1, "a", 0, click=first) | listed | {"propensity": 1.0}]
+        rows += [row(f"{n}b", 1, item, 1, click=second) | listed | {"propensity": 0.25}]
+        lines += [
+            f"u{n % 90},{one},view,{int(at.timestamp()) + 5}" for one, hit in (("a", first), (item, second)) if hit
+        ]
+    (tmp_path / "rows").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows" / "part.parquet")
+    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "bundles"
+    for version, more in (("counted", []), ("debiased", ["--debias"])):
+        done = RUNNER.invoke(
+            app,
+            ["train", "--events", str(tmp_path / "log.csv"), "--rows", str(tmp_path / "rows"), "--out", str(out),
+             "--runs", str(tmp_path / "runs"), "--version", version, "--test", "0", "--set", "epochs=1", "--set", "dim=16",
+             "--set", "threads=1", "--set", "changes=0", *more],
+        )  # fmt: skip
+        assert done.exit_code == 0, done.output
+    first_of = {version: Bundle.load(out / version) for version in ("counted", "debiased")}
+    names = {version: one.vocabulary.ids[one.popular[0]] for version, one in first_of.items()}
+    assert names == {"counted": "a", "debiased": "b"}
