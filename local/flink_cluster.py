@@ -126,12 +126,10 @@ class FlinkCluster:
         command = [str(distribution() / "bin" / script), "start-foreground"]
         if role == TASK_MANAGER:
             command += ["-D", f"taskmanager.resource-id={name}"]
-        # Checkpoints are bursts of the JobManager's work; on the cores it shares here, they would hold up the lists.
-        nice = 10 if role == JOB_MANAGER else 0
+        else:  # Checkpoints are bursts of its work; on the cores it shares here, they would hold up the lists.
+            command = ["nice", "-n", "10", *command]
         environment = {**self.environment(java_home), NAME: name}
-        return processes.start(
-            f"Flink's {name}", role, command, run_dir=self.run_dir, log=log, env=environment, nice=nice
-        )
+        return processes.start(f"Flink's {name}", role, command, run_dir=self.run_dir, log=log, env=environment)
 
     def _own_settings(self) -> dict[str, str]:
         """What differs from machine to machine. Numbers instead of "localhost", which may mean ::1."""

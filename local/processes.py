@@ -33,29 +33,14 @@ class Daemon(NamedTuple):
     log: Path
 
 
-def _yield_to_other_sessions(pid: int, nice: int) -> None:
-    """Where Linux shares the cores out by session (autogroup), niceness counts within one only: the session has its own."""
-    autogroup = Path(f"/proc/{pid}/autogroup")
-    # Absent without that option; refused to a second process within a tenth of a second. It is a courtesy, no need.
-    with contextlib.suppress(OSError):
-        autogroup.write_text(str(nice))
-
-
 def start(
-    name: str,
-    role: str,
-    command: Sequence[str],
-    *,
-    run_dir: Path,
-    log: Path,
-    env: Mapping[str, str] = os.environ,
-    nice: int = 0,
+    name: str, role: str, command: Sequence[str], *, run_dir: Path, log: Path, env: Mapping[str, str] = os.environ
 ) -> Daemon:
-    """Start a daemon in a session of its own: Ctrl-C in a terminal must not reach it. `nice` as in nice(1)."""
+    """Start a daemon in a session of its own: Ctrl-C in a terminal must not reach it."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            ["nice", "-n", str(nice), *command] if nice else command,
+            command,
             cwd=run_dir,
             env=marked(env, run_dir, role),
             stdin=subprocess.DEVNULL,
@@ -64,8 +49,6 @@ def start(
             start_new_session=True,
         )
     _children.append(process)
-    if nice:
-        _yield_to_other_sessions(process.pid, nice)
     # The kernel shows the new environment a moment after the program has begun.
     wait_until(lambda: bool(_environment(process.pid)) or process.poll() is not None, 5, every_s=0.005)
     return Daemon(name, process.pid, log)

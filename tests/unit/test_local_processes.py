@@ -37,16 +37,6 @@ def test_a_daemon_is_found_by_its_run_dir_and_role(run_dir: Path, tmp_path_facto
     assert processes.of(tmp_path_factory.mktemp("other")) == []
 
 
-def test_a_nice_daemon_yields_to_others_and_to_other_sessions(run_dir: Path) -> None:
-    command = [sys.executable, "-c", SLEEP]
-    pid = processes.start("Thing", "sleeper", command, run_dir=run_dir, log=run_dir / "sleeper.log", nice=10).pid
-    assert processes.wait_until(lambda: os.getpriority(os.PRIO_PROCESS, pid) == 10, 10)
-    autogroup = Path(f"/proc/{pid}/autogroup")
-    if not autogroup.exists():
-        pytest.skip("this kernel does not share the cores out by session")
-    assert autogroup.read_text().split()[-2:] == ["nice", "10"]
-
-
 def test_an_orphan_belongs_to_the_stack_but_is_no_daemon(run_dir: Path) -> None:
     parent = start(run_dir, PARENT).pid
     assert processes.wait_until(lambda: len(processes.of(run_dir)) == 2, 10)
