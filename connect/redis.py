@@ -130,6 +130,7 @@ class AsyncNodes:
         self._topology = Topology(access)
         self._clients: dict[Node, Any] = {}
         self._sentinels: list[Any] = []  # the clients that ask them
+        self._learning: asyncio.Task[None] | None = None
 
     def node_of(self, key: str) -> Node | None:
         """The node that serves a key, as far as is known."""
@@ -156,7 +157,7 @@ class AsyncNodes:
     async def _once(self, commands: Sequence[Command]) -> list[Any]:
         try:
             if self._topology.must_ask:
-                await self._learn()
+                await self._learn_together()
             by_node = self._topology.by_node(commands)
         except LOST as error:
             return [error] * len(commands)
@@ -179,6 +180,14 @@ class AsyncNodes:
             found = [error] * len(numbers)
         for number, answer in zip(numbers, found):
             answers[number] = answer
+
+    async def _learn_together(self) -> None:
+        """At a start everybody comes at once, and one answer serves all. Not awaited itself: who gives up ends it for nobody."""
+        if self._learning is None or self._learning.done():
+            self._learning = asyncio.create_task(self._learn())
+        learning = self._learning
+        await asyncio.wait([learning])
+        learning.result()
 
     async def _learn(self) -> None:
         self._topology.asked()

@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from local.processes import free_ports
 from local.redis_server import find_redis_server
 
 LIMIT_S = 20.0
+_TLS_HANDSHAKE = b"\x16"
 
 
 class Server:
@@ -91,10 +92,14 @@ def servers(folder: Path, count: int, *settings: str, password: str | None = Non
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[list[Server]]:
-    """Three primaries that share the slots. A node that is lost does not take the others' slots down."""
+def cluster(folder: Path, announced: Sequence[int] = ()) -> Iterator[list[Server]]:
+    """Three primaries that share the slots. A node that is lost does not take the others' slots down. `announced` are the ports
+    that the nodes name to clients, where they are not their own."""
     settings = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no", "--cluster-node-timeout", "2000")
-    with servers(folder, 3, *settings) as nodes:
+    with ExitStack() as ending:
+        nodes = []
+        for port in announced or (0, 0, 0):  # 0: its own
+            nodes += ending.enter_context(servers(folder, 1, *settings, "--cluster-announce-port", str(port)))
         bounds = [0, 5_461, 10_923, 16_384]
         for node, start, end in zip(nodes, bounds, bounds[1:]):
             with node.client() as client:
@@ -109,43 +114,73 @@ def cluster(folder: Path) -> Iterator[list[Server]]:
 
 
 class TlsFront:
-    """Accepts TLS and passes what comes through to a plain port; in a thread of its own."""
+    """Accepts TLS and passes what comes through to a plain port; in a thread of its own. With `and_plain` also who speaks plainly:
+    a Sentinel cannot do otherwise here, and must find the master where the clients do."""
 
-    def __init__(self, context: ssl.SSLContext, behind: int) -> None:
-        self._context, self._behind = context, behind
+    def __init__(self, context: ssl.SSLContext, behind: int, *, and_plain: bool = False) -> None:
+        self._context, self.behind, self._and_plain = context, behind, and_plain
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._server = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(LIMIT_S)
-        self.port: int = self._server.sockets[0].getsockname()[1]
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket.setblocking(False)
+        self.port: int = self._socket.getsockname()[1]
+        self._loop.call_soon_threadsafe(lambda: self._keep(self._serve()))
 
     def close(self) -> None:
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(LIMIT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(LIMIT_S)
         self._loop.close()
+        self._socket.close()
 
-    async def _open(self) -> asyncio.Server:
-        return await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._context)
-
-    async def _end(self) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task
+    def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        there, back = await asyncio.open_connection("127.0.0.1", self._behind)
+
+    async def _end(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.05)  # the transports end on the loop
+
+    async def _serve(self) -> None:
+        while True:
+            accepted, _ = await self._loop.sock_accept(self._socket)
+            self._keep(self._pass_on(accepted))
+
+    async def _pass_on(self, accepted: socket.socket) -> None:
+        with accepted, suppress(OSError, ssl.SSLError):
+            secure = await self._speaks_tls(accepted)
+            if not secure and not self._and_plain:
+                return
+            reader = asyncio.StreamReader()
+            protocol = asyncio.StreamReaderProtocol(reader)
+            transport, _ = await self._loop.connect_accepted_socket(
+                lambda: protocol, accepted, ssl=self._context if secure else None
+            )
+            writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
+            try:
+                there, back = await asyncio.open_connection("127.0.0.1", self.behind)
+                try:
+                    await asyncio.gather(_pour(reader, back), _pour(there, writer))
+                finally:
+                    back.close()
+            finally:
+                transport.abort()  # a closing handshake would outlive the loop
+
+    async def _speaks_tls(self, accepted: socket.socket) -> bool:
+        """By the first byte, which is left where it is."""
+        readable = self._loop.create_future()
+        self._loop.add_reader(accepted, readable.set_result, None)
         try:
-            await asyncio.gather(_pour(reader, back), _pour(there, writer))
+            await readable
         finally:
-            writer.close()
-            back.close()
+            self._loop.remove_reader(accepted)
+        return accepted.recv(1, socket.MSG_PEEK) == _TLS_HANDSHAKE
 
 
 async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

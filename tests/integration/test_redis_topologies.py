@@ -267,3 +267,26 @@ def test_tools_and_job_find_all_primaries_of_a_longer_address(nodes: list[Server
     tool = Nodes(RedisAccess(url=f"redis://{addresses(nodes)}", mode="cluster"), GENEROUS_S)
     assert len(tool.clients()) == 3
     tool.close()
+
+
+def test_all_who_come_at_once_ask_once_for_the_slots(nodes: list[Server], where: Connections) -> None:
+    """Contract: sixty first reads cost one question to the Cluster."""
+
+    async def run() -> None:
+        used = AsyncNodes(where.redis, GENEROUS_S)
+        try:
+            reads = [used.run([Command(f"{{{user}}}", ("GET", f"{{{user}}}"))]) for user in USERS]
+            assert await asyncio.gather(*reads) == [[None]] * len(USERS)
+        finally:
+            await used.aclose()
+
+    asyncio.run(run())
+    asked = 0
+    for node in nodes:
+        with node.client() as client:
+            asked += sum(
+                stats["calls"]
+                for name, stats in client.info("commandstats").items()
+                if name.startswith("cmdstat_cluster")
+            )
+    assert asked == 1
