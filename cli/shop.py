@@ -14,18 +14,23 @@ import typer
 from rich.live import Live
 from rich.progress import Progress
 
-from cli.cluster import publish_items, submit_personalise
+from cli.cluster import publish, publish_items, submit_personalise
 from cli.connecting import err, fail
 from cli.shop_view import plain_line, shop_view
 from cli.watch import Watch
+from client.decisions import published_policies
 from client.errors import KafkaUnavailable
 from client.events import Events, Token
 from client.feed import RankedFeed
 from client.feed_core import NO_LIST, REDIS_TIMEOUT, REDIS_UNAVAILABLE, STALE, FeedAnswer
+from client.scan import Limits, Scanner
 from demo.traffic import Given, LiveTraffic
+from demo.world import policy
 from local.errors import LocalError
 from local.stack import DEFAULT_RUN_DIR, Ports, Stack
 from schemas import topics
+from schemas.connections import Connections
+from schemas.control import PublishPolicy, control_record
 from schemas.event import Event
 from schemas.keys import USER_PREFIX, user_key
 from udfs.logic.when_to_rank import DEFAULT_POLICY, wants_ranking
@@ -34,6 +39,7 @@ WAIT_MS = 100  # how long the shop waits for a list that has seen the shopper's 
 _KNOWN_SHOPPERS = 120
 _VISITS_BEFORE = 8
 _CATCH_UP_LIMIT_S = 45
+_SCAN_S = 20.0
 _NOT_YET = frozenset({STALE, NO_LIST, REDIS_TIMEOUT, REDIS_UNAVAILABLE})
 _SHOW_EVERY_S = 0.5
 _LINE_EVERY_S = 5.0
@@ -175,6 +181,7 @@ def _open(stack: Stack, closing: ExitStack, rate: float, seed: int) -> Shop:
             closing.enter_context(one)
         shops.append(Shop(events, feed, watch, rate, seed))
         publish_items(where, shops[0].traffic.world.items)
+        _publish_policy(where)
         _tell_the_past(shops[0])
 
     stack.start(beside=[submit, prepare])
@@ -182,6 +189,15 @@ def _open(stack: Stack, closing: ExitStack, rate: float, seed: int) -> Shop:
     err.print(f"The job runs: {stack.flink.rest.url}")
     _catch_up(shops[0])
     return shops[0]
+
+
+def _publish_policy(where: Connections) -> None:
+    """The shop's slate policy, once: where it is known already, another one may have been put in force since."""
+    own = policy()
+    with Scanner(where, Limits(seconds=_SCAN_S)) as scanner:
+        known = published_policies(scanner)
+    if own.version not in known:
+        publish(where, topics.CONTROL, [control_record(PublishPolicy(own))])
 
 
 def _tell_the_past(shop: Shop) -> None:

@@ -308,10 +308,11 @@ def _table(path: Path) -> pa.Table:
         if path.suffix == ".parquet":
             return pq.read_table(path)
         return pc.read_csv(path)
-    except OSError as error:
-        raise InvalidArgument(f"{path} cannot be read: {error}.") from error
-    except pa.ArrowInvalid as error:
-        raise InvalidArgument(f"{path} is neither CSV nor parquet, or damaged: {error}.") from error
+    except FileNotFoundError as error:
+        raise InvalidArgument(f"{path} is not there: check the path.") from error
+    except (OSError, pa.ArrowInvalid) as error:
+        why = str(error).splitlines()[0].rstrip(".")
+        raise InvalidArgument(f"{path} is neither CSV nor parquet, or damaged ({why}): write it again.") from error
 
 
 def _ms(value: Any) -> int | None:

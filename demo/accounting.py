@@ -103,6 +103,16 @@ class CtrAccount:
             shares[name] = Share(ctr, ctr_se, share, share_se)
         return shares
 
+    def over(self, other: CtrAccount, name: str = "ranked") -> tuple[float, float]:
+        """Its CTR less the other's on the same moments, and the standard error of that, visits being the unit. Raises ValueError
+        where the moments are not the same."""
+        sizes = {visit: moments for visit, (_, moments) in self._visits.items()}
+        if sizes != {visit: moments for visit, (_, moments) in other._visits.items()}:
+            raise ValueError("the two accounts are of different moments: charge both for each list")
+        column = self.names.index(name)
+        more = np.array([self._visits[visit][0][column] - other._visits[visit][0][column] for visit in sizes])
+        return _ratio(more, np.array(list(sizes.values()), dtype=float))
+
     def after_signs(self, at_least: int, name: str = "ranked") -> float:
         """Share of the optimum over moments that came after so many clicks and searches of the visit, or more."""
         total = sum((row for signs, row in self._by_signs.items() if signs >= at_least), np.zeros(len(self.names)))

@@ -65,10 +65,28 @@ def evaluate(
 
     The same arguments give the same shoppers, histories and first intents, whatever the ranker.
     """
-    account = CtrAccount(load(), with_tastes=True)
+    ranks = [rank]
+    return evaluate_beside(ranks, visits=visits, seed=seed, first_shopper=first_shopper, days=days, start_ms=start_ms)[
+        0
+    ]
+
+
+def evaluate_beside(
+    ranks: Sequence[Rank],
+    *,
+    visits: int = 400,
+    seed: int = 1,
+    first_shopper: int = FIRST_UNSEEN,
+    days: int = DAYS,
+    start_ms: int = START_MS,
+) -> list[CtrAccount]:
+    """As `evaluate`, an account each: the first's lists are shown, and the others charged what theirs were worth at the same
+    moments (CtrAccount.over)."""
+    accounts = [CtrAccount(load(), with_tastes=True) for _ in ranks]
+    shows = [lambda _, situation, rank=rank: rank(situation) for rank in ranks]
     for visit, history, rng in _last_visits(visits, seed, first_shopper, days, start_ms):
-        _show(visit, history, rng, account, lambda _, situation: rank(situation))
-    return account
+        _show(visit, history, rng, accounts, shows)
+    return accounts
 
 
 def evaluate_oracle(
@@ -82,7 +100,7 @@ def evaluate_oracle(
         return [world.ids[item] for item in oracle(visit, situation.now_ms).tolist()]
 
     for visit, history, rng in _last_visits(visits, seed, first_shopper, days):
-        _show(visit, history, rng, account, choose)
+        _show(visit, history, rng, [account], [choose])
     return account
 
 
@@ -110,17 +128,20 @@ def _show(
     visit: Visit,
     history: list[Event],
     rng: np.random.Generator,
-    account: CtrAccount,
-    choose: Callable[[Visit, Situation], Sequence[str]],
+    accounts: Sequence[CtrAccount],
+    chooses: Sequence[Callable[[Visit, Situation], Sequence[str]]],
 ) -> None:
+    """The list of the first of `chooses` is shown; each is charged to its account."""
     current = list(visit.opening)
     while not visit.done:
         now_ms = visit.ready_ms
         events = history + current if visit.user_id else current
-        item_ids = list(choose(visit, Situation(visit.user_id, visit.session_id, now_ms, events)))[:LIST_SIZE]
+        situation = Situation(visit.user_id, visit.session_id, now_ms, events)
         signs = sum(event.event_type in _SIGNS for event in current)
-        account.add(visit.session_id, visit.shopper, visit.moment(now_ms), item_ids, signs)
-        current += visit.shown(visit.writer.new_id(), item_ids, now_ms, rng).events
+        lists = [list(choose(visit, situation))[:LIST_SIZE] for choose in chooses]
+        for account, item_ids in zip(accounts, lists, strict=True):
+            account.add(visit.session_id, visit.shopper, visit.moment(now_ms), item_ids, signs)
+        current += visit.shown(visit.writer.new_id(), lists[0], now_ms, rng).events
 
 
 def table(account: CtrAccount) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from demo.catalogue import CATEGORY_OF, CYCLE_DAYS, STORY, SUBCATEGORIES, SUBCATEGORY_NO, build_items
 from schemas.items import Item
+from schemas.policy import Policy, parse_policy
 
 VERSION = "1"
 SEED = 20_260_301
@@ -136,6 +138,12 @@ class World:
 def generator(*seed: int) -> np.random.Generator:
     """The generator that belongs to these numbers: same numbers, same draws, everywhere."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
+
+
+def policy() -> Policy:
+    """What the shop fills its lists by: policy.toml."""
+    file = Path(__file__).with_name("policy.toml")
+    return parse_policy(file.read_text(), file.name)
 
 
 @lru_cache(maxsize=1)

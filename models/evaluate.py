@@ -2,6 +2,8 @@
 
     python -m models.evaluate models/bundles/VERSION --visits 400 --crowd 1000
 
+Lists are filled by the shop's own slate policy, as the job does; --policy names another, and --beside one that is charged on
+the same moments, to say what the first earns or costs over it. What explored places believe is the policy's prior.
 With a crowd, the item counters are those of its traffic at each moment, point in time; without, the registry's defaults.
 
 The shop (default: demo) judges: it plays visits, shows the lists and knows the true click probabilities.
@@ -12,7 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,10 @@ from models.counts import CountsOverTime, acts_of
 from models.featurise import Floats
 from models.store import LoadedBundle
 from models.vocabulary import Rows
+from schemas.items import Item
+from schemas.policy import ANY_SURFACE, DEFAULT, DEFAULT_VERSION, Policy, PolicyError, parse_policy
 from schemas.user_state import UserState
+from udfs.logic.decisions import seed_of
 from udfs.logic.sessions import Position, apply_event
 from udfs.logic.slate import World, rank
 
@@ -50,7 +55,8 @@ class BundleRanking:
     def __init__(
         self,
         bundle: Bundle,
-        unavailable: set[str],
+        items: Iterable[Item],
+        policy: Policy = DEFAULT,
         counts: CountsOverTime | None = None,
         limit: int = 200,
         k: int = 10,
@@ -59,17 +65,20 @@ class BundleRanking:
         self._moment = _Moment(counts)
         if counts is not None:
             self._bundle.item_features = self._moment
-        self._unavailable, self._limit, self._k = unavailable, limit, k
+        self._catalogue = {item.item_id: item for item in items}
+        self._unavailable = {item_id for item_id, item in self._catalogue.items() if item.stock == 0}
+        self._policy, self._limit, self._k = policy, limit, k
         self._key, self._applied, self._state = "", 0, UserState()
 
     def __call__(self, situation: Any) -> list[str]:
         state, now_ms = self._state_of(situation), situation.now_ms
         self._moment.now_ms = now_ms
         encode = self._bundle.history_encoder(situation.key, now_ms, None)
+        seed = seed_of(situation.key, SURFACE, 0, state.list_no, self._policy.version)
         slate = rank(
             state,
             self._bundle,
-            World(self._unavailable),
+            World(self._unavailable, self._catalogue, self._policy, seed=seed),
             encode,
             surface=SURFACE,
             k=self._k,
@@ -113,20 +122,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--changes", type=int, default=0, help="instead: so many visits in which the intent changes (default 0)"
     )
+    parser.add_argument(
+        "--policy", default="", help="slate policy, a TOML file, or 1: the default one (default: the shop's own)"
+    )
+    parser.add_argument("--beside", default="", help="another policy, charged on the same moments; not with --changes")
     options = parser.parse_args(arguments)
+    if options.changes and options.beside:
+        parser.error("--beside compares clicks, and --changes counts none: leave one out.")
     judge = importlib.import_module(f"{options.shop}.evaluate")
-    items = importlib.import_module(f"{options.shop}.world").load().items
+    world = importlib.import_module(f"{options.shop}.world")
+    items = world.load().items
+    try:
+        policy = _policy(options.policy) if options.policy else world.policy()
+        beside = _policy(options.beside) if options.beside else None
+    except (OSError, PolicyError) as error:
+        parser.error(str(error))
     bundle = Bundle.load(options.bundle)
-    unavailable = {item.item_id for item in items if item.stock == 0}
     if options.changes:
         changes = importlib.import_module(f"{options.shop}.changes")
         shares = changes.followed(
-            BundleRanking(bundle, unavailable),
+            BundleRanking(bundle, items, policy),
             visits=options.changes,
             seed=options.seed,
             first_shopper=options.first_shopper,
         )
-        print(json.dumps({"bundle": bundle.version, "visits": options.changes, "new_intent_leads_by_event": shares}))
+        print(json.dumps({
+            "bundle": bundle.version, "policy": policy.version, "visits": options.changes, "new_intent_leads_by_event": shares,
+        }))  # fmt: skip
         return
     shop = importlib.import_module(f"{options.shop}.offline")
     start_ms = shop.START_MS + options.days_later * 86_400_000
@@ -137,19 +159,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
         counts = CountsOverTime(
             acts_of((event for log in logs for event in log.events), bundle.vocabulary), bundle.vocabulary
         )
-    ranking = BundleRanking(bundle, unavailable, counts)
-    account = judge.evaluate(
-        ranking, visits=options.visits, seed=options.seed, first_shopper=options.first_shopper, start_ms=start_ms
+    rankings = [BundleRanking(bundle, items, one, counts) for one in (policy, beside) if one is not None]
+    account, *others = judge.evaluate_beside(
+        rankings, visits=options.visits, seed=options.seed, first_shopper=options.first_shopper, start_ms=start_ms
     )
     found = account.shares()
     print(judge.table(account))
     ranked, popular = found["ranked"], found["popularity"]
+    over: dict[str, Any] = {}
+    if beside is not None:
+        more, more_se = account.over(others[0])
+        over = {"beside": beside.version, "ctr_over_beside": round(more, 6), "ctr_over_beside_se": round(more_se, 6)}
     print(json.dumps({
-        "bundle": bundle.version, "crowd": options.crowd, "visits": options.visits, "lists": account.moments,
+        "bundle": bundle.version, "policy": policy.version, "crowd": options.crowd, "visits": options.visits,
+        "lists": account.moments,
         "ctr": round(ranked.ctr, 5),
         "of_popularity": round(ranked.ctr / popular.ctr, 3), "of_optimum": round(ranked.of_optimum, 3),
         "of_optimum_se": round(ranked.of_optimum_se, 4),
+        **over,
     }))  # fmt: skip
+
+
+def _policy(named: str) -> Policy:
+    """Of a file, or of the default's version. Raises OSError and PolicyError."""
+    if named == DEFAULT_VERSION:
+        return DEFAULT
+    found = parse_policy(Path(named).read_text(), named)
+    if found.surface not in (SURFACE, ANY_SURFACE):
+        raise PolicyError(
+            f"{named}: surface is {found.surface}, and the shop's lists are of {SURFACE}: name another policy."
+        )
+    return found
 
 
 if __name__ == "__main__":

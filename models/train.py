@@ -19,7 +19,7 @@ import pickle
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from dataclasses import field as of
 from datetime import datetime, timezone
@@ -365,14 +365,25 @@ def gather_shown(shop: str, settings: Settings) -> Array:
         return joined_shown(pool.starmap(collect_shown, [(shop, part, settings.days, settings.seed) for part in parts]))
 
 
-def kept(path: Path, resume: bool, made: Callable[[], Any]) -> Any:
-    """What an earlier run has left at `path`, when it is to be resumed; else made now, and left there."""
+def kept(path: Path, resume: bool, asked: Mapping[str, Any], made: Callable[[], Any]) -> Any:
+    """What an earlier run has left at `path`, when it is to be resumed; else made now, and left there with what was `asked` for.
+
+    Raises CheckpointError for what was made of something else.
+    """
     if resume and path.exists():
-        return pickle.loads(path.read_bytes())
+        left = pickle.loads(path.read_bytes())
+        remedy = "give the same settings, another --version, or remove the file, and it is made anew."
+        if not isinstance(left, dict):
+            raise CheckpointError(f"{path} does not say which settings it was made with: {remedy}")
+        for name, value in asked.items():
+            if left["asked"].get(name) != value:
+                was = left["asked"].get(name)
+                raise CheckpointError(f"{path} was made with {name} {was}, this run has {value}: {remedy}")
+        return left["found"]
     found = made()
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".new")  # a run that is killed leaves nothing half written
-    aside.write_bytes(pickle.dumps(found, protocol=5))
+    aside.write_bytes(pickle.dumps({"asked": dict(asked), "found": found}, protocol=5))
     os.replace(aside, path)
     return found
 
@@ -531,21 +542,28 @@ def main(arguments: list[str] | None = None) -> Path:
     items = shop_items(options.shop)
     vocabulary = build_vocabulary(items)
     content = contents(items, vocabulary)
-    folder = options.runs / version
-    with console.status(f"collecting {settings.days} days of {settings.shoppers} shoppers"):
-        data = kept(folder / "lists.pickle", options.resume, lambda: gather(options.shop, settings))
-    console.print(f"{len(data):,} lists, {int(data.clicked.sum()):,} clicks after {time.monotonic() - started:.0f} s")
-    with console.status(f"fitting tastes on {settings.taste_shoppers} others"):
-        places = kept(folder / "shown.pickle", options.resume, lambda: gather_shown(options.shop, settings))
-        clicks = kept(
-            folder / "tastes.pickle", options.resume, lambda: fit(places, data, vocabulary, content, settings.seed)
-        )
-    console.print(f"tastes of {len(places):,} places after {time.monotonic() - started:.0f} s")
-    where = Run(options.out, version, folder, {"command": command, "shop": options.shop})
-    corpus = Corpus(data, vocabulary, content, clicks)
+    folder, resume = options.runs / version, options.resume
+    of_lists = {"shop": options.shop, "shoppers": settings.shoppers, "days": settings.days, "seed": settings.seed}
+    of_tastes = {**of_lists, "taste_shoppers": settings.taste_shoppers}
     try:
+        with console.status(f"collecting {settings.days} days of {settings.shoppers} shoppers"):
+            data = kept(folder / "lists.pickle", resume, of_lists, lambda: gather(options.shop, settings))
+        console.print(
+            f"{len(data):,} lists, {int(data.clicked.sum()):,} clicks after {time.monotonic() - started:.0f} s"
+        )
+        with console.status(f"fitting tastes on {settings.taste_shoppers} others"):
+            places = kept(folder / "shown.pickle", resume, of_tastes, lambda: gather_shown(options.shop, settings))
+            clicks = kept(
+                folder / "tastes.pickle",
+                resume,
+                of_tastes,
+                lambda: fit(places, data, vocabulary, content, settings.seed),
+            )
+        console.print(f"tastes of {len(places):,} places after {time.monotonic() - started:.0f} s")
+        where = Run(options.out, version, folder, {"command": command, "shop": options.shop})
+        corpus = Corpus(data, vocabulary, content, clicks)
         begin = partial(start_from, bundle=Bundle.load(options.start_from)) if options.start_from else None
-        path = run(where, corpus, settings, last_sessions(data), console, options.resume, begin)
+        path = run(where, corpus, settings, last_sessions(data), console, resume, begin)
     except (BundleError, CheckpointError) as error:
         sys.exit(str(error))
     console.print(f"wrote {path} after {time.monotonic() - started:.0f} s")

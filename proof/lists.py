@@ -25,6 +25,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from proof.off_policy import Floats, Ints, Logged, Report, evaluate, item_rates, refuse
+from proof.row_files import cannot_be_read
 from schemas.training import KINDS
 
 SLATES = ("independent", "cascade")
@@ -140,7 +141,7 @@ def read_rows(folder: Path, outcome: str) -> tuple[pa.Table, list[str]]:
         known = [name for name in ("propensity", "fallback") if name in data.schema.names]
         table = data.to_table(columns=[*_ROW_COLUMNS, outcome, *known])
     except (pa.ArrowException, OSError) as error:
-        raise RowsError(f"{place} cannot be read as training rows: {str(error).splitlines()[0]}") from error
+        raise RowsError(cannot_be_read(place, error)) from error
     if not table.num_rows:
         return table, ["No rows."]
     row, revision = _codes(table["row_id"])[1], np.asarray(table["revision"].cast(pa.int64()))
@@ -161,7 +162,7 @@ def read_target(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path) if path.suffix == ".parquet" else pc.read_csv(path)
     except (pa.ArrowException, OSError) as error:
-        raise RowsError(f"{path} cannot be read as a target: {str(error).splitlines()[0]}") from error
+        raise RowsError(f"{path} cannot be read as a target: {str(error).splitlines()[0]} Write it again.") from error
     missing = [name for name in _TARGET_COLUMNS if name not in table.column_names]
     if missing:
         raise RowsError(f"{path} has no column {missing[0]}: a target has {', '.join(_TARGET_COLUMNS)}.")

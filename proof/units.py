@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from proof.row_files import cannot_be_read
 from schemas.experiment_metrics import UnitMetrics, decode_unit
 from schemas.experiments import CROSSED, Experiment
 
@@ -54,7 +55,7 @@ def units_of_rows(folder: Path, of: Experiment) -> Iterator[UnitMetrics]:
     try:
         table = ds.dataset(place, format="parquet", partitioning="hive").to_table(columns=columns)
     except (pa.ArrowException, OSError) as error:
-        raise UnitsError(f"{place} cannot be read as training rows: {str(error).splitlines()[0]}") from error
+        raise UnitsError(cannot_be_read(place, error)) from error
     start_ms = _ms(of.start)
     newest: dict[str, int] = {}
     revisions = np.asarray(table["revision"])

@@ -175,7 +175,16 @@ class Sponsored(_Part, frozen=True, tag_field="kind", tag="sponsored"):
     places: Annotated[list[Place], Meta(min_length=1)]
 
 
-Slot = Explore | Pinned | Sponsored
+class Following(_Part, frozen=True, tag_field="kind", tag="follow"):
+    """The best item of the category that the last `items` different items of the session agree on, at each of these places; where
+    they agree on none, the best of all. What counts as interest in an item: udfs/logic/following.py."""
+
+    places: Annotated[list[Place], Meta(min_length=1)]
+    by: Literal["category", "subcategory"] = "category"
+    items: Annotated[int, Meta(ge=1, le=10)] = 2
+
+
+Slot = Explore | Pinned | Sponsored | Following
 
 
 class Stability(_Part, frozen=True):
@@ -217,6 +226,11 @@ class Policy(_Part, frozen=True):
     @property
     def caps(self) -> list[Cap]:
         return [rule for rule in self.rules if isinstance(rule, Cap)]
+
+    @property
+    def following(self) -> Following | None:
+        """The one slot that follows the session, where there is one."""
+        return next((slot for slot in self.slots if isinstance(slot, Following)), None)
 
     def slot_at(self) -> dict[int, Slot]:
         """Slots by place, counted from 1; every other place is the best item's."""
@@ -314,6 +328,8 @@ def _check_slots(policy: Policy) -> None:
     pinned: set[str] = set()
     blocked = {item for rule in policy.rules if isinstance(rule, Blocked) for item in rule.items}
     no_sponsored = any(cap.by == "sponsored" and cap.most == 0 for cap in policy.caps)
+    if sum(isinstance(slot, Following) for slot in policy.slots) > 1:
+        raise PolicyError("slots: follow is there twice: name all its places in one.")
     for slot in policy.slots:
         kind = str(type(slot).__struct_config__.tag)
         for place in places_of(slot):

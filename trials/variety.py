@@ -17,7 +17,20 @@ from typing import Any
 from client.events import Events
 from schemas.experiments import Arm, Definition, Experiment, Holdout, Layer
 from schemas.items import Item
-from schemas.policy import Beliefs, Bought, Cap, Dpp, Explore, Mmr, OutOfStock, Pinned, Policy, Seen, Stability
+from schemas.policy import (
+    Beliefs,
+    Bought,
+    Cap,
+    Dpp,
+    Explore,
+    Following,
+    Mmr,
+    OutOfStock,
+    Pinned,
+    Policy,
+    Seen,
+    Stability,
+)
 
 HOME = "home"
 LATER = 40  # items that come after the bundle
@@ -61,6 +74,7 @@ POLICIES = (
         surface="mixed",
         weights={"click": 1.0},
         slots=[
+            Following(places=[1]),
             Explore(places=[2], policy="softmax", temperature=2.0),
             Explore(places=[4], policy="epsilon_greedy", epsilon=0.3),
             Pinned(place=7, item="later-0"),

@@ -132,10 +132,11 @@ def _sessions(path: Path) -> list[list[dict]]:
                 f"{', '.join(COLUMNS)}."
             )
         table = pq.read_table(path, columns=[name for name in (*COLUMNS, *OPTIONAL) if name in schema.names])
-    except OSError as error:
-        raise InvalidFile(f"{path}: cannot be read ({error}): check the path.") from None
-    except pa.ArrowInvalid as error:
-        raise InvalidFile(f"{path}: is no parquet file ({error}).") from None
+    except FileNotFoundError:
+        raise InvalidFile(f"{path}: is not there: check the path.") from None
+    except (OSError, pa.ArrowInvalid) as error:
+        why = str(error).splitlines()[0].rstrip(".")
+        raise InvalidFile(f"{path}: is no parquet file, or damaged ({why}): write it again.") from None
     for name in ("timestamp", "step"):
         if not pa.types.is_integer(table.schema.field(name).type):
             raise InvalidFile(

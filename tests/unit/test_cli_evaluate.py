@@ -101,3 +101,18 @@ def test_a_missing_package_is_named_with_its_remedy(
     files = ("--train", str(tmp_path / "no"), "--test", str(tmp_path / "no"))
     found = run(command, *files, "--models", model, code=1)
     assert f"needs {package}, which is not installed: run `uv sync --extra train`" in found.stderr.replace("\n", " ")
+
+
+def test_a_truncated_log_is_refused_by_name(tmp_path: Path) -> None:
+    """Contract: split, sessions and clickouts alike; nothing is evaluated on part of a file."""
+    whole = clickouts(tmp_path / "whole.parquet", "a", 1)
+    cut = tmp_path / "cut.parquet"
+    cut.write_bytes(whole.read_bytes()[:-60])
+    files = ("--train", str(tmp_path / "train.csv"), "--test", str(tmp_path / "test.csv"))
+    said = run("split", str(cut), *files, code=1).stderr
+    assert "cut.parquet is neither CSV nor parquet, or damaged" in said and "write it again" in said
+    assert not (tmp_path / "train.csv").exists()
+    said = run("sessions", "--train", str(cut), "--test", str(cut), "--models", KNN, code=1).stderr
+    assert "cut.parquet: is no CSV file" in said
+    said = run("trivago", "--train", str(cut), "--test", str(whole), "--models", "popularity", code=1).stderr
+    assert "cut.parquet: is no parquet file, or damaged" in said and "write it again" in said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from demo.accounting import CtrAccount, list_ctr
-from demo.evaluate import Situation, evaluate, main, table
+from demo.evaluate import Situation, evaluate, evaluate_beside, main, table
 from demo.tastes import Memory, meet
 from demo.truth import Moment, expected_ctr, optimum, popular
 from demo.world import load
@@ -73,3 +73,23 @@ def test_command_line_prints_the_table_and_teaches(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "knows the intent" in capsys.readouterr().out
+
+
+def test_what_others_would_have_shown_is_charged_on_the_same_moments() -> None:
+    """Contract: only the first's lists are shown, so the moments are the first's."""
+
+    def nothing(_situation: Situation) -> list[str]:
+        return []
+
+    popular_first, none = evaluate_beside([popularity_rank, nothing], visits=8, days=5)
+    assert popular_first.ctr() == evaluate(popularity_rank, visits=8, days=5).ctr()
+    assert (none.moments, none.ctr()["ranked"]) == (popular_first.moments, 0.0)
+    more, more_se = popular_first.over(none)
+    assert more == pytest.approx(popular_first.ctr()["ranked"])
+    assert more_se == pytest.approx(popular_first.shares()["ranked"].ctr_se)
+    assert popular_first.over(popular_first) == (0.0, 0.0)
+
+
+def test_accounts_of_other_moments_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="different moments"):
+        evaluate(popularity_rank, visits=2, days=5).over(evaluate(popularity_rank, visits=3, days=5))

@@ -66,7 +66,7 @@ def test_a_file_that_does_not_fit_is_refused_in_a_sentence(
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgument, match=r"nothing\.csv cannot be read"):
+    with pytest.raises(InvalidArgument, match=r"nothing\.csv is not there"):
         read_log(tmp_path / "nothing.csv")
 
 

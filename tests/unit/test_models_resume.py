@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from models.checkpoint import NAME, CheckpointError, Checkpoints  # noqa: E402
 from models.own_log import visits_of  # noqa: E402
 from models.statistics import contents  # noqa: E402
 from models.traffic import examples  # noqa: E402
-from models.train import Corpus, Settings, Trainer, kept, train  # noqa: E402
+from models.train import Corpus, Settings, Trainer, kept, main, train  # noqa: E402
 from models.vocabulary import build_vocabulary  # noqa: E402
 from schemas.items import Item  # noqa: E402
 from tests.fakes import MINUTE, NOW, event  # noqa: E402
@@ -95,5 +96,35 @@ def test_what_is_written_half_is_not_taken_up(tmp_path: Path) -> None:
     """Contract: a run that is killed while it writes its lists collects them anew."""
     path = tmp_path / "lists.pickle"
     path.with_suffix(".new").write_bytes(b"half")
-    assert kept(path, True, lambda: "made") == "made"
-    assert kept(path, True, lambda: "again") == "made"
+    assert kept(path, True, {"days": 3}, lambda: "made") == "made"
+    assert kept(path, True, {"days": 3}, lambda: "again") == "made"
+
+
+def test_lists_of_other_shoppers_or_days_are_not_taken_up(tmp_path: Path) -> None:
+    """Contract: what is on disk is not trained on in the place of what was asked for."""
+    path, asked = tmp_path / "lists.pickle", {"shop": "demo", "shoppers": 40, "days": 3}
+    kept(path, False, asked, lambda: "made")
+    with pytest.raises(
+        CheckpointError, match=r"lists.pickle was made with shoppers 40, this run has 60: give the same settings"
+    ):
+        kept(path, True, {**asked, "shoppers": 60}, lambda: "again")
+    assert kept(path, False, {**asked, "shoppers": 60}, lambda: "anew") == "anew"
+    assert kept(path, True, {**asked, "shoppers": 60}, lambda: "again") == "anew"
+
+
+def test_lists_that_do_not_say_what_they_are_of_are_not_taken_up(tmp_path: Path) -> None:
+    path = tmp_path / "lists.pickle"
+    path.write_bytes(pickle.dumps(["lists of an earlier release"]))
+    with pytest.raises(CheckpointError, match="does not say which settings it was made with"):
+        kept(path, True, {"days": 3}, lambda: "made")
+
+
+@pytest.mark.parametrize(("option", "value"), [("--shoppers", "5"), ("--days", "2"), ("--seed", "7")])
+def test_a_training_with_other_settings_is_refused_before_it_begins(tmp_path: Path, option: str, value: str) -> None:
+    asked = {"shop": "demo", "shoppers": 4, "days": 1, "seed": 1}
+    kept(tmp_path / "one" / "lists.pickle", False, asked, lambda: "never looked at")
+    settings = {"--shoppers": "4", "--days": "1", "--seed": "1", option: value}
+    told = [part for pair in settings.items() for part in pair]
+    with pytest.raises(SystemExit, match=rf"made with {option[2:]} {asked[option[2:]]}, this run has {value}"):
+        main(["--runs", str(tmp_path), "--version", "one", "--resume", "--out", str(tmp_path / "out"), *told])
+    assert not (tmp_path / "out").exists()

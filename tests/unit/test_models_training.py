@@ -226,6 +226,6 @@ def test_training_goes_on_from_a_bundle_with_fewer_inputs() -> None:
 
 def test_what_an_earlier_run_left_is_taken_up(tmp_path: Path) -> None:
     path = tmp_path / "run" / "lists.pickle"
-    assert kept(path, True, lambda: "first") == "first"  # nothing there yet
-    assert kept(path, True, lambda: "second") == "first"
-    assert kept(path, False, lambda: "third") == "third"
+    assert kept(path, True, {}, lambda: "first") == "first"  # nothing there yet
+    assert kept(path, True, {}, lambda: "second") == "first"
+    assert kept(path, False, {}, lambda: "third") == "third"

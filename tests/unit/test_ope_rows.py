@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,46 @@ def test_what_is_no_training_row_is_named(tmp_path: Path) -> None:
     assert code == 1 and "column key is missing" in last["reason"]
     assert run(tmp_path / "nowhere", target)[0] == 1
     assert run(folder, tmp_path / "nothing.parquet")[0] == 1
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def flipped(path: Path) -> None:
+    """As a bad disk: the footer is whole, the data is not."""
+    body = bytearray(path.read_bytes())
+    body[8:72] = bytes(byte ^ 0xFF for byte in body[8:72])
+    path.write_bytes(bytes(body))
+
+
+@pytest.mark.parametrize("damage", [cut_short, flipped])
+def test_damaged_files_are_counted_and_named(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    """Contract: no estimate on the files that are left, which would be of other exposures."""
+    rows = shown(300)
+    folder, target = written(tmp_path, rows, target_of(rows))
+    place = folder / "rows" / "date=2026-11-22" / "hour=10"
+    whole = (place / "0-0-1.parquet").read_bytes()
+    for name in ("0-1-2.parquet", "0-2-3.parquet"):
+        (place / name).write_bytes(whole)
+    damage(place / "0-1-2.parquet")
+    code, last, output = run(folder, target)
+    assert (code, last["refused"], last["codes"]) == (1, True, ["unreadable"])
+    assert "1 of 3 files cannot be read: rows/date=2026-11-22/hour=10/0-1-2.parquet (" in last["reason"]
+    assert f"`riffle training-rows check {folder} --repair`" in last["reason"]
+    assert "Traceback" not in output
+
+
+def test_of_many_damaged_files_three_are_named(tmp_path: Path) -> None:
+    folder, target = written(tmp_path, shown(9), target_of(shown(9)))
+    for number in range(5):
+        (folder / "rows" / f"{number}.parquet").write_bytes(b"PAR1")
+    assert "5 of 6 files" in (reason := run(folder, target)[1]["reason"])
+    assert "rows/2.parquet" in reason and "rows/3.parquet" not in reason and "and 2 more" in reason
+
+
+def test_a_damaged_target_is_named(tmp_path: Path) -> None:
+    folder, target = written(tmp_path, shown(9), target_of(shown(9)))
+    cut_short(target)
+    code, last, _ = run(folder, target)
+    assert code == 1 and f"{target} cannot be read as a target" in last["reason"]

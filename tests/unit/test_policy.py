@@ -79,6 +79,12 @@ def test_a_published_policy_spells_its_defaults_out() -> None:
             '[[rules]]\nrule = "cap"\nby = "sponsored"\nmost = 0\n[[slots]]\nkind = "sponsored"\nplaces = [3]',
             "sponsored places are never reached",
         ),
+        (
+            '[[slots]]\nkind = "follow"\nplaces = [1]\n[[slots]]\nkind = "follow"\nplaces = [2]',
+            "slots: follow is there twice: name all its places in one",
+        ),
+        ('[[slots]]\nkind = "follow"\nplaces = [1]\nitems = 11', "slots number 1.items: Expected `int` <= 10"),
+        ('[[slots]]\nkind = "follow"\nplaces = [1]\nby = "seller"', "slots number 1.by: Invalid enum value 'seller'"),
         (EXPLORE + "epsilon = 0.5", "epsilon belongs to epsilon_greedy, and this slot explores by thompson"),
         (EXPLORE + 'arms = "category"', "thompson over arms of category needs what the job beliefs learns"),
         (EXPLORE.replace("thompson", "linucb") + 'arms = "category"\n[beliefs]', "linucb's arms are items"),

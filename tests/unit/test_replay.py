@@ -24,6 +24,7 @@ from schemas.policy import (
     Cap,
     Dpp,
     Explore,
+    Following,
     Mmr,
     OutOfStock,
     Pinned,
@@ -60,6 +61,7 @@ POLICIES = [
         ],
         beliefs=Beliefs(),
     ),
+    Policy(version="follow", diversity=Mmr(relevance=0.7), slots=[Following(places=[1, 3], items=1), *EXPLORED]),
     Policy(version="pinned", slots=[Pinned(place=1, item="unheard-of"), *EXPLORED]),
 ]
 
@@ -219,6 +221,19 @@ def test_a_list_of_the_pre_ranker_is_made_again_by_the_pre_ranker(policy: Policy
         assert bundles.task_scores(found) == {}
 
 
+def test_what_was_followed_is_on_the_record(bundles: Bundles) -> None:
+    """Contract: a replay asks neither the session nor the catalogue what was followed then."""
+    bundle = loaded(bundles)
+    policy = next(one for one in POLICIES if one.following is not None)
+    state = UserState()
+    clicked = [one for one in bundle.item_ids if not one.startswith("<")][3]
+    apply_event(state, event("click", clicked, ts_ms=NOW_MS), Position(3, 0, NOW_MS))
+    found = made(bundle, state, policy, 7, None)
+    assert [found.places.slot(place) for place in (0, 2)] == ["follow", "follow"]
+    assert found.places.propensity_column()[[0, 2]].tolist() == [1.0, 1.0]
+    assert Bundles(FOLDER).replay(found, policy).identical
+
+
 def test_items_that_came_after_the_bundle_are_what_the_catalogue_said_then(bundles: Bundles) -> None:
     """Contract: in session and history alike, whatever the catalogue says by the time of the replay; and the cached history follows
     the catalogue too."""
@@ -307,11 +322,11 @@ def test_a_summary_counts_what_was_tried(bundles: Bundles) -> None:
         one = record(bundles, policy, number)
         summary.add(one, bundles.judged(one, policies))
     summary.leave_out("model_busy")
-    assert (summary.lists, summary.identical, summary.different, summary.listed) == (9, 8, 0, [])
-    assert summary.scored == 8
+    assert (summary.lists, summary.identical, summary.different, summary.listed) == (10, 9, 0, [])
+    assert summary.scored == 9
     assert summary.not_replayed == {"model_busy": 1}
     assert set(summary.policies) == set(policies)
-    assert summary.slots["explore"] == 5
+    assert summary.slots["explore"] == 6
 
 
 def test_another_policy_on_the_same_candidates_is_what_it_would_have_made(bundles: Bundles) -> None:

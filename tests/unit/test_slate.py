@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from schemas.items import Item
-from schemas.policy import AgeLimit, Blocked, Bought, Cap, Hidden, Mmr, Pinned, Policy, PriceBand, Seen
+from schemas.policy import AgeLimit, Blocked, Bought, Cap, Following, Hidden, Mmr, Pinned, Policy, PriceBand, Seen
 from schemas.ranking import RankedItem
 from schemas.user_state import UserState
 from tests.fakes import HOUR, MINUTE, NOW, FakeBundle, event
@@ -261,6 +261,15 @@ def test_a_pinned_item_need_not_be_a_candidate() -> None:
         ("item-1", "pinned"),
         ("item-3", "caller"),
     ]
+
+
+def test_the_category_of_the_last_items_leads_where_the_policy_follows_it() -> None:
+    catalogue = [Item(item_id=f"item-{n}", category="books" if n < 4 else "shoes") for n in range(1, 10)]
+    slots = [Following(places=[1])]
+    assert names(governed(user(("click", "item-1")), catalogue, slots=slots))[:2] == ["item-9", "item-8"]
+    both = user(("click", "item-1"), ("click", "item-3"))
+    assert names(governed(both, catalogue, slots=slots))[:2] == ["item-3", "item-9"]
+    assert names(governed(both, catalogue))[:2] == ["item-9", "item-8"]
 
 
 def test_diversity_compares_subcategories_of_the_catalogue() -> None:

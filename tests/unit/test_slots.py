@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from schemas.decision import EXPLOIT
-from schemas.policy import Cap, Dpp, Mmr, Pinned, Policy, Sponsored, Stability
+from schemas.policy import Cap, Dpp, Following, Mmr, Pinned, Policy, Sponsored, Stability
 from udfs.logic.diversity import ALIKE, Likeness, likeness_of_groups, likeness_of_vectors, scaled
 from udfs.logic.exploration import BetaTables
-from udfs.logic.slots import HELD, PINNED, SPONSORED, Filled, Pool, fill, given_up
+from udfs.logic.slots import FOLLOW, FOLLOWED, HELD, PINNED, SPONSORED, Filled, Pool, fill, given_up
 
 SCORES = np.array([5.0, 4.0, 3.0, 2.0, 1.0])
 
@@ -135,6 +135,26 @@ def test_sponsored_places_go_to_the_best_sponsored() -> None:
     pool = Pool(SCORES, {"sponsored": np.array([-1, -1, -1, 0, 0])})
     found = filled(policy(slots=[Sponsored(places=[1, 3, 4])]), pool)
     assert (found.candidates, found.slots) == ([3, 0, 4, 1, 2], [SPONSORED, EXPLOIT, SPONSORED, EXPLOIT, EXPLOIT])
+
+
+def test_followed_places_go_to_the_best_that_is_followed() -> None:
+    pool = Pool(SCORES, {FOLLOWED: np.array([0, -1, -1, 0, -1])})
+    found = filled(policy(slots=[Following(places=[1, 3, 4])]), pool)
+    assert (found.candidates, found.slots) == ([0, 1, 3, 2, 4], [FOLLOW, EXPLOIT, FOLLOW, EXPLOIT, EXPLOIT])
+    assert found.propensities == [1.0] * 5
+
+
+def test_where_nothing_is_followed_the_best_leads() -> None:
+    pool = Pool(SCORES, {FOLLOWED: np.full(5, -1)})
+    found = filled(policy(slots=[Following(places=[1])]), pool)
+    assert (found.candidates, found.slots) == ([0, 1, 2, 3, 4], [EXPLOIT] * 5)
+
+
+def test_a_followed_place_is_not_held() -> None:
+    previous = np.array([1, 2, 3, 4, 0])
+    pool = Pool(SCORES, {FOLLOWED: np.array([-1, -1, -1, 0, -1])}, previous=previous)
+    stable = policy(slots=[Following(places=[1])], stability=Stability(top=2, moves=1))
+    assert filled(stable, pool).candidates[0] == 3
 
 
 def test_a_list_is_no_longer_than_its_candidates() -> None:

@@ -28,8 +28,9 @@ from udfs.logic.beliefs import Moment
 from udfs.logic.consent import consent_of
 from udfs.logic.diversity import likeness_of_groups, likeness_of_vectors
 from udfs.logic.exploration import BetaTables
+from udfs.logic.following import followed
 from udfs.logic.rules import Question, removed
-from udfs.logic.slots import NOWHERE, Filled, Pool, fill
+from udfs.logic.slots import FOLLOWED, NOWHERE, Filled, Pool, fill
 
 CALLER, PINNED_SOURCE = "caller", "pinned"
 PRE_RANKER = "pre_ranker"  # the receipt's `ranker` where the list has the pre-ranker's order
@@ -134,7 +135,7 @@ class Gathered:
     features: Scores  # (n, feature_ids) as they were served
     feature_ids: list[str]
     passed_over: int = 0  # by the pre-ranker, and not among the n
-    groups: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)  # by what is capped or compared; -1: none
+    groups: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)  # capped, compared or followed; -1: in none
     posteriors: npt.NDArray[np.float64] | None = None  # (n, 2)
     of_groups: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)  # (n, 2) by what is grouped by
     linear: npt.NDArray[np.float64] | None = None  # (n, 2)
@@ -252,6 +253,10 @@ def look_up(
         if name in believed:
             nothing = np.zeros((len(names), 2))
             found.of_groups[name] = prior + (nothing if world.of_groups is None else world.of_groups(name, names))
+    if policy.following is not None:
+        group = followed(policy.following, state, world.catalogue)
+        names = _groups(list(map(world.catalogue.get, item_ids)), policy.following.by)
+        found.groups[FOLLOWED] = _codes([None if group is None or one != group else one for one in names])
     if _explores(policy):
         known = np.zeros((len(item_ids), 2)) if world.exposures is None else world.exposures(item_ids)
         found.posteriors = known + prior

@@ -1,6 +1,7 @@
 """Slots: the places of a list, filled from the top.
 
-    for each place:  still free ─ reserved and capped ones out ─ held by stability? ─ pinned, sponsored, explored, or the best
+    for each place:  still free ─ reserved and capped ones out ─ held by stability?
+                     ─ pinned, sponsored, followed, explored, or the best
 
 Every place's propensity is the probability of its item given the items above it. Without exploration it is 1: the best is
 certain, through rules, caps and diversity, once what stands above is known. The product over the places is that of the list.
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.decision import EXPLOIT
-from schemas.policy import Cap, Explore, Pinned, Policy, Sponsored, Stability
+from schemas.policy import Cap, Explore, Following, Pinned, Policy, Slot, Sponsored, Stability
 from udfs.logic.diversity import Likeness, Worth, worth
 from udfs.logic.exploration import BetaTables, chances, draw, uniforms
 
@@ -23,7 +24,8 @@ Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-EXPLORE, PINNED, SPONSORED, HELD = "explore", "pinned", "sponsored", "held"
+EXPLORE, PINNED, SPONSORED, FOLLOW, HELD = "explore", "pinned", "sponsored", "follow", "held"
+FOLLOWED = "followed"  # in Pool.groups: whether a candidate is of the group that is followed
 NOWHERE = -1  # of a candidate that the previous list did not have
 
 
@@ -32,7 +34,7 @@ class Pool:
     """What places are filled from: columns over the n candidates that were scored. What a policy does not ask for is empty."""
 
     scores: Array
-    groups: dict[str, Codes] = field(default_factory=dict)  # by Cap.by; below 0: in no group
+    groups: dict[str, Codes] = field(default_factory=dict)  # by Cap.by, and FOLLOWED; below 0: in no group
     likeness: Likeness | None = None  # for diversity
     posteriors: Array | None = None  # (n, 2) α and β, for exploration
     linear: Array | None = None  # (n, 2) mean and width, for linucb
@@ -107,11 +109,9 @@ class _Filling:
             self._explore(slot, gains, place)
             return
         name = EXPLOIT
-        if (
-            isinstance(slot, Sponsored)
-            and (paid := np.where(pool.groups["sponsored"] >= 0, gains, -np.inf)).max() > -np.inf
-        ):
-            best, name = int(np.argmax(paid)), SPONSORED
+        wanted = _reserved_for(slot)
+        if wanted is not None and (own := np.where(pool.groups[wanted[0]] >= 0, gains, -np.inf)).max() > -np.inf:
+            best, name = int(np.argmax(own)), wanted[1]
         elif pool.previous is not None and place <= self._held_until:
             best, name = _held(self._policy.stability, pool.previous, gains, place)
         self._take(place, best, name, 1.0)
@@ -140,6 +140,13 @@ class _Filling:
         found.candidates.append(candidate)
         found.slots.append(slot)
         found.propensities.append(propensity)
+
+
+def _reserved_for(slot: Slot | None) -> tuple[str, str] | None:
+    """The group whose best item the slot's place goes to, and the slot's name; None where it goes to no group."""
+    if isinstance(slot, Sponsored):
+        return "sponsored", SPONSORED
+    return (FOLLOWED, FOLLOW) if isinstance(slot, Following) else None
 
 
 def _held(stability: Stability | None, previous: Codes, gains: Array, place: int) -> tuple[int, str]:
