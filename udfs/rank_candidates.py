@@ -106,6 +106,19 @@ class RankSettings(msgspec.Struct, frozen=True):
     decisions_share: float = 1.0  # of the lists whose decision record holds every candidate, not only those shown
 
 
+class _Wanted(NamedTuple):
+    """One list to be made: for whom, by which ranker and policy, of how many, within what time."""
+
+    task: RankTask
+    state: UserState
+    bundle: LoadedBundle
+    world: World
+    surface: str
+    k: int
+    requested: list[str] | None  # the caller's candidates
+    limit_s: float
+
+
 class _Made(NamedTuple):
     """A list, and what its decision record is made of: of a drafted one the lists that each ranker would have shown."""
 
@@ -312,16 +325,16 @@ class RankCandidates(AsyncFunction):
         if requested is None:
             requested = state.tail.candidates.get(surface) or None
         k = request.k if request is not None else self._settings.k
-        stamped, limit_s = task.stamped_of(surface), self._limit_s(task)
-        begun = time.perf_counter()
+        stamped, begun = task.stamped_of(surface), time.perf_counter()
         world = self._world(task, state, surface, stamped.policy)
-        slate, fallback = await self._slate(task, state, bundle, world, surface, k, requested, limit_s)
+        wanted = _Wanted(task, state, bundle, world, surface, k, requested, self._limit_s(task))
+        slate, fallback = await self._slate(wanted)
         items, made = slate.items, None
         if stamped.challenger is not None:
             own, challenged = _ranking(bundle, world, slate), time.perf_counter()
-            left_s = limit_s - (challenged - begun)
+            left_s = wanted.limit_s - (challenged - begun)
             if fallback is None:
-                made = await self._challenged(task, state, own, surface, k, requested, left_s)
+                made = await self._challenged(wanted._replace(limit_s=left_s), own)
             if made is None:
                 self._counters.add("drafts_missed")
             else:
@@ -373,36 +386,28 @@ class RankCandidates(AsyncFunction):
         asked = Asked(k, self._settings.candidates, requested is not None)
         return _Made(ranked, slate, asked, [alone(ranked, one) for one in made.rankings] if made is not None else [])
 
-    async def _challenged(
-        self,
-        task: RankTask,
-        state: UserState,
-        own: Ranking,
-        surface: str,
-        k: int,
-        requested: list[str] | None,
-        left_s: float,
-    ) -> Drafted | None:
+    async def _challenged(self, first: _Wanted, own: Ranking) -> Drafted | None:
         """The list drafted of `own` and of the second ranker's, made in what is left of the time limit; None where that is not
         there in time, or where either ranker is not the one that the experiment names. The breaker hears nothing of the
         second: it spares the model that serves everybody."""
+        task, surface = first.task, first.surface
         stamped = task.stamped_of(surface)
         challenger = stamped.challenger
         assert challenger is not None  # else nobody challenges
         version = challenger.bundle or task.bundle
         bundle = self._bundle(version)
-        world = self._world(task, state, surface, challenger.policy)
+        world = self._world(task, first.state, surface, challenger.policy)
         stand_ins = (
             stamped.bundle not in (None, own.ranker.version)
             or stamped.policy not in (None, own.policy)
             or version not in (None, bundle.version)
             or challenger.policy not in (None, world.policy.version)
         )
-        if stand_ins or left_s <= 0:
+        if stand_ins or first.limit_s <= 0:
             return None
-        work = self._work(task, state, bundle, world, surface, k, requested, left_s)
+        second = first._replace(bundle=bundle, world=world)
         try:
-            slate = await self._runner.run(work, left_s)
+            slate = await self._runner.run(self._work(second), second.limit_s)
         except (Busy, TimedOut, NoThreadLeft):
             return None
         except Exception as error:
@@ -411,7 +416,7 @@ class RankCandidates(AsyncFunction):
         if slate.by_light:
             return None
         seed = draft_seed_of(task.key, surface, task.state_epoch, task.list_no, challenger.experiment)
-        return drafted(own, _ranking(bundle, world, slate), challenger, k, seed)
+        return drafted(own, _ranking(bundle, world, slate), challenger, first.k, seed)
 
     def _world(self, task: RankTask, state: UserState, surface: str, version: str | None) -> World:
         """What this list is made of beside the user and the bundle; by this version of policy, or by the one in force."""
@@ -437,18 +442,9 @@ class RankCandidates(AsyncFunction):
     def _limit_s(self, task: RankTask) -> float:
         return (self._settings.patient_limit_ms if _nobody_waits(task) else self._settings.model_limit_ms) / 1000
 
-    def _work(
-        self,
-        task: RankTask,
-        state: UserState,
-        bundle: LoadedBundle,
-        world: World,
-        surface: str,
-        k: int,
-        requested: list[str] | None,
-        limit_s: float,
-    ) -> Callable[..., Slate]:
+    def _work(self, wanted: _Wanted) -> Callable[..., Slate]:
         """One ranker's list, to be called in a thread of its own within the limit."""
+        task, state, bundle, world, surface, k, requested, limit_s = wanted
         wants_why = task.request is not None and task.request.explain
         begin_by = time.perf_counter() + limit_s - self._settings.ranker_budget_ms / 1000
 
@@ -473,35 +469,25 @@ class RankCandidates(AsyncFunction):
 
         return work
 
-    async def _slate(
-        self,
-        task: RankTask,
-        state: UserState,
-        bundle: LoadedBundle,
-        world: World,
-        surface: str,
-        k: int,
-        requested: list[str] | None,
-        limit_s: float,
-    ) -> tuple[Slate, str | None]:
+    async def _slate(self, wanted: _Wanted) -> tuple[Slate, str | None]:
         """The ranker's list; or the last good one, or the popular one, and why."""
-        work = self._work(task, state, bundle, world, surface, k, requested, limit_s)
+        work = self._work(wanted)
 
         def without_ranker() -> Slate:
             """The pre-ranker's order of what is known now; where that fails too, what was good before."""
-            if bundle.has_light:
+            if wanted.bundle.has_light:
                 try:
                     return work(None, begin_by=0.0)
                 except Exception as error:
                     log.exception("pre-ranking failed: %s", type(error).__name__)
-            return self._fall_back(task, state, world, surface, bundle, k, requested)
+            return self._fall_back(wanted)
 
         if self._breaker.is_open:
             return without_ranker(), "model_breaker"
         try:
-            slate = await self._runner.run(work, limit_s)
+            slate = await self._runner.run(work, wanted.limit_s)
         except Busy:  # no sign that the model is sick: the breaker hears nothing of it
-            return self._fall_back(task, state, world, surface, bundle, k, requested), "model_busy"
+            return self._fall_back(wanted), "model_busy"
         except TimedOut:
             reason = "model_timeout"
         except NoThreadLeft:
@@ -518,18 +504,10 @@ class RankCandidates(AsyncFunction):
         self._breaker.failed()
         return without_ranker(), reason
 
-    def _fall_back(
-        self,
-        task: RankTask,
-        state: UserState,
-        world: World,
-        surface: str,
-        bundle: LoadedBundle,
-        k: int,
-        requested: list[str] | None,
-    ) -> Slate:
+    def _fall_back(self, wanted: _Wanted) -> Slate:
         """The last good list of this surface, or the popular items; the caller's candidates by popularity. Without what the
         policy's rules remove: what is blocked must not come back because the ranker is slow."""
+        task, state, bundle, world, surface, k, requested, _ = wanted
         if requested is not None:
             items = bundle.popular_first(list(dict.fromkeys(requested)))
         else:
