@@ -214,6 +214,19 @@ def test_rerankers_find_the_item_that_was_looked_at(name: str) -> None:
     assert (ranks_in_lists(scores, test.starts, test.clicked) == 1).mean() > 0.9
 
 
+def test_a_number_that_most_items_have_leaves_bins_for_the_others() -> None:
+    """Contract: one touch and ten are told apart, though nine items of ten have none."""
+    pytest.importorskip("torch", reason="needs the extra `train`")
+    from models.dual.ranker import binning
+
+    touches = np.repeat([0.0, *range(1, 51)], [4500, *[10] * 50])[:, None].astype(np.float32)
+    found = binning(touches, bins=8)
+    assert len(found.edges[0]) <= 8
+    asked = np.array([0.0, 1.0, 10.0, 30.0, 50.0], np.float32)[:, None]
+    assert len(np.unique(found.bins(asked, of=8))) == 5
+    assert (np.diff(found.numbers(asked)[:, 0]) > 0.2).all()
+
+
 def test_as_displayed_keeps_the_order() -> None:
     test = visits(2, 0)
     assert np.argsort(-AsDisplayed().score(lists(test))[:8]).tolist() == list(range(8))
