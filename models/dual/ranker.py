@@ -42,6 +42,7 @@ class DualSettings(NamedTuple):
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     average_from: float = 0.5  # weights are averaged from this share of the steps on
+    taught: float = 0.5  # what a teacher's probabilities weigh next to what was clicked
     sequences: bool = True  # for the ablation
     bins_on: bool = True
 
@@ -67,7 +68,7 @@ class Batch(NamedTuple):
     log_hours: Tensor  # (B, 2, L) log(1 + Δ)
     token_padding: Tensor  # (B, 2, L)
     lengths: Tensor  # (B, 2)
-    right: Tensor  # (B,)
+    wanted: Tensor  # (B, C) how much each candidate is the right one: sums to 1
 
 
 class Binning(NamedTuple):
@@ -93,14 +94,24 @@ class Binning(NamedTuple):
 
 
 def binning(x: Floats, bins: int) -> Binning:
-    edges = []
-    for column in x.T:
-        known = column[np.isfinite(column)].astype(np.float64)
-        values = np.unique(known)
-        if len(values) > bins:
-            values = np.unique(np.quantile(known, np.linspace(0, 1, bins)))
-        edges.append(values)
-    return Binning(edges)
+    return Binning([_edges(column[np.isfinite(column)].astype(np.float64), bins) for column in x.T])
+
+
+def _edges(known: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
+    """Quantiles, where a value that would fill a bin by itself is one edge and the others share the rest.
+
+    Most items of a list were never touched: of plain quantiles nearly every edge is that nought, and one touch and ten
+    fall into the same bin.
+    """
+    values, counts = np.unique(known, return_counts=True)
+    if len(values) <= bins:
+        return values
+    alone = counts * bins > len(known)
+    others = np.repeat(values[~alone], counts[~alone])
+    edges: NDArray[np.float64] = np.union1d(
+        values[alone], np.quantile(others, np.linspace(0, 1, bins - int(alone.sum())))
+    )
+    return edges
 
 
 class DualNet(nn.Module):
@@ -178,13 +189,17 @@ class DualRanker:
     def __init__(self, settings: DualSettings = DualSettings(), seed: int = 0) -> None:
         self.settings, self.seed = settings, seed
 
-    def fit(self, examples: Examples, tick: Tick) -> None:
+    def fit(self, examples: Examples, tick: Tick, teacher: Floats | None = None) -> None:
+        """`teacher` (R,): each candidate's probability by a model that has not seen the list's click, to be learnt along
+        with it (Hinton and others, Distilling the knowledge in a neural network, 2015)."""
         settings, count = self.settings, len(examples.right)
         torch.manual_seed(self.seed)
         rng = np.random.default_rng(self.seed)
         self._binning = binning(examples.x, settings.bins)
         net = DualNet(examples.x.shape[1], settings)
         inputs = self._inputs(examples)
+        if teacher is not None:
+            inputs = inputs._replace(wanted=(1 - settings.taught) * inputs.wanted + settings.taught * teacher)
         steps = settings.epochs * -(-count // settings.batch)
         optimiser = torch.optim.AdamW(net.parameters(), weight_decay=settings.weight_decay)
         mean = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_swa_multi_avg_fn())
@@ -215,7 +230,7 @@ class DualRanker:
         nothing = torch.arange(features) * (self.settings.bins + 2)
         batch = batch._replace(bins=torch.where(heard, batch.bins, nothing), numbers=batch.numbers * heard)
         logits = net(batch)  # (B, C, M)
-        return nn.functional.cross_entropy(logits, batch.right[:, None].expand(-1, logits.shape[-1]))
+        return nn.functional.cross_entropy(logits, batch.wanted[..., None].expand_as(logits))
 
     @torch.no_grad()
     def score(self, examples: Examples) -> Floats:
@@ -227,7 +242,10 @@ class DualRanker:
         return np.concatenate(parts)
 
     def _inputs(self, examples: Examples) -> Inputs:
-        return Inputs(examples, self._binning.bins(examples.x, self.settings.bins), self._binning.numbers(examples.x))
+        wanted = np.zeros(len(examples.x), np.float32)
+        wanted[examples.starts[:-1] + examples.right] = 1
+        bins, numbers = self._binning.bins(examples.x, self.settings.bins), self._binning.numbers(examples.x)
+        return Inputs(examples, bins, numbers, wanted)
 
 
 def one_cycle(progress: float) -> float:
@@ -243,6 +261,7 @@ class Inputs(NamedTuple):
     examples: Examples
     bins: Ints  # (R, F)
     numbers: Floats  # (R, F)
+    wanted: Floats  # (R,)
 
     def batches(self, order: Ints, size: int) -> Iterator[Batch]:
         examples, starts = self.examples, self.examples.starts
@@ -262,5 +281,5 @@ class Inputs(NamedTuple):
                 torch.from_numpy(examples.hours[rows, :, :longest]),
                 torch.from_numpy(np.where(tokens, 0.0, _FAR).astype(np.float32)),
                 torch.from_numpy(examples.lengths[rows].astype(np.float32)),
-                torch.from_numpy(examples.right[rows]),
+                torch.from_numpy(np.where(inside, self.wanted[flat], 0).astype(np.float32)),
             )

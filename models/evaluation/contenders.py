@@ -116,6 +116,7 @@ _RERANKERS = {
     "dual_without_sequences": _dual_without(sequences=False),
     "dual_without_bins": _dual_without(bins_on=False),
     "dual_of_one_member": _dual_without(members=1),
+    "dual_untaught": _dual_without(taught=0.0),
     "lightgbm": _lightgbm,
     "last_interacted": _last_in_list,
     "popularity": _most_clicked,

@@ -214,6 +214,55 @@ def test_rerankers_find_the_item_that_was_looked_at(name: str) -> None:
     assert (ranks_in_lists(scores, test.starts, test.clicked) == 1).mean() > 0.9
 
 
+def test_a_number_that_most_items_have_leaves_bins_for_the_others() -> None:
+    """Contract: one touch and ten are told apart, though nine items of ten have none."""
+    pytest.importorskip("torch", reason="needs the extra `train`")
+    from models.dual.ranker import binning
+
+    touches = np.repeat([0.0, *range(1, 51)], [4500, *[10] * 50])[:, None].astype(np.float32)
+    found = binning(touches, bins=8)
+    assert len(found.edges[0]) <= 8
+    asked = np.array([0.0, 1.0, 10.0, 30.0, 50.0], np.float32)[:, None]
+    assert len(np.unique(found.bins(asked, of=8))) == 5
+    assert (np.diff(found.numbers(asked)[:, 0]) > 0.2).all()
+
+
+def test_a_teacher_has_not_seen_the_click_that_it_speaks_of() -> None:
+    """Contract: where clicks follow nothing, the teacher knows no more of them than chance does."""
+    pytest.importorskip("torch", reason="needs the extra `train`")
+    pytest.importorskip("lightgbm", reason="needs the extra `train`")
+    from models.baselines.trees import LambdaMART
+    from models.dual.rerank import taught
+
+    shown, rng = visits(160, 0), np.random.default_rng(1)
+    guessed = [row._replace(clicked=int(rng.integers(0, 8))) for row in shown.rows]
+    asked = lists(shown)._replace(clickouts=Clickouts(shown.sessions, guessed, 0))
+    chances = taught(asked, 0, unwatched)
+    assert chances is not None
+    np.testing.assert_allclose(chances.reshape(-1, 8).sum(axis=1), 1, rtol=1e-5)
+    starts, clicked = asked.clickouts.starts, asked.clickouts.clicked
+    assert (ranks_in_lists(chances, starts, clicked) == 1).mean() < 0.25
+    seen = LambdaMART()
+    seen.fit(asked, unwatched)
+    assert (ranks_in_lists(seen.score(asked), starts, clicked) == 1).mean() > 0.5
+    assert taught(lists(visits(3, 0)), 0, unwatched) is None
+
+
+def test_a_ranker_learns_what_it_is_taught() -> None:
+    """Contract: with the teacher's word alone, its choice, here the last place, is learnt and not the click."""
+    pytest.importorskip("torch", reason="needs the extra `train`")
+    from models.dual.ranker import DualRanker, DualSettings
+    from models.dual.rerank import examples
+
+    asked = lists(visits(100, 0))
+    teacher = np.zeros(len(asked.x), np.float32)
+    teacher[asked.clickouts.starts[1:] - 1] = 1
+    ranker = DualRanker(DualSettings(dim=8, bins=4, members=2, epochs=10, batch=16, taught=1.0))
+    ranker.fit(examples(asked), unwatched, teacher)
+    chosen = ranker.score(examples(asked)).reshape(-1, 8).argmax(axis=1)
+    assert (chosen == 7).mean() > 0.9
+
+
 def test_as_displayed_keeps_the_order() -> None:
     test = visits(2, 0)
     assert np.argsort(-AsDisplayed().score(lists(test))[:8]).tolist() == list(range(8))
