@@ -19,7 +19,7 @@ from pyflink.datastream.state import ValueStateDescriptor
 
 from bench.filling import Fillable
 from bench.session import OUT, RULES, STAMP, step
-from jobs.flink import side_output, use_thread_mode
+from jobs.flink import execute, side_output, use_thread_mode
 from jobs.personalise import EXACT, RECORDS
 from jobs.streams import OUTPUT_TYPE, Streams
 from jobs.submission import MAX_PARALLELISM
@@ -66,7 +66,10 @@ def main(mode: str = "thread", brokers: str = "", out_namespace: str = "") -> No
     for number, stream in enumerate(_built(records, source, mode, out_namespace)):
         sink.write(stream, f"out{number}", OUT, exactly_once=True)
     sink.attach()
-    env.execute(f"state-{mode}")
+    if mode == "process":
+        env.execute("state-process")
+    else:
+        execute(env, f"state-{mode}", unhurried=[EXACT])
 
 
 def _built(records: KeyedStream, source: Streams, mode: str, namespace: str) -> list[DataStream]:

@@ -7,9 +7,10 @@ upgrade of Flink breaks what is done here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from py4j.java_gateway import JavaObject
 from pyflink.common import Time
 from pyflink.common.typeinfo import TypeInformation, Types
 from pyflink.datastream import (
@@ -26,6 +27,7 @@ from pyflink.table import StreamTableEnvironment, Table
 from pyflink.util.java_utils import get_j_env_configuration
 
 _BUNDLE_SIZE = 100  # tasks that may share a bundle; it ends when the last of them is done
+_COMPANY_MS = 50  # as long as the producers of exactly-once sinks wait themselves: jobs/streams.py
 
 
 def keyed_on_jvm(tables: StreamTableEnvironment, query: Table, value_type: TypeInformation) -> KeyedStream:
@@ -81,8 +83,8 @@ def side_output(stream: DataStream, tag: OutputTag) -> DataStream:
     return DataStream(stream._j_data_stream.getSideOutput(tag.get_java_output_tag()).rescale())
 
 
-def execute(env: StreamExecutionEnvironment, name: str) -> None:
-    """As `env.execute`, with bundles of 1 ms in process mode only.
+def execute(env: StreamExecutionEnvironment, name: str, unhurried: Sequence[OutputTag] = ()) -> None:
+    """As `env.execute`, with bundles of 1 ms in process mode only; records of the side outputs `unhurried` leave together.
 
     Flink starts a timer of `python.fn-execution.bundle.time` in every Python operator. Process mode needs it at its shortest,
     as a record waits for the end of its bundle; embedded operators have no bundles, and each would be woken a thousand times
@@ -97,4 +99,19 @@ def execute(env: StreamExecutionEnvironment, name: str) -> None:
         if ".python.process." in operator.getClass().getName():
             operator.getConfiguration().setString("python.fn-execution.bundle.time", "1")
             operator.getConfiguration().setString("python.fn-execution.bundle.size", str(_BUNDLE_SIZE))
+    let_wait(graph, unhurried)
     env._j_stream_execution_environment.execute(graph)
+
+
+def let_wait(graph: JavaObject, unhurried: Sequence[OutputTag]) -> None:
+    """In a Java StreamGraph: let records of these side outputs wait for others, for _COMPANY_MS at most.
+
+    With a buffer timeout of 0 (flink-conf/config.yaml) each record is a buffer of its own and wakes the thread that takes it. What
+    goes to an exactly-once sink, nobody sees before its checkpoint, whose barrier takes along what waits.
+    """
+    names = {tag.tag_id for tag in unhurried}
+    for node in graph.getStreamNodes().toArray():
+        for edge in node.getOutEdges().toArray():
+            tag = edge.getOutputTag()
+            if tag is not None and tag.getId() in names:
+                edge.setBufferTimeout(_COMPANY_MS)

@@ -134,7 +134,7 @@ def main(
     streams.write(outputs.records, "records", RECORDS_TOPICS)
     streams.write(outputs.exact, "exact", sorted(EXACTLY_ONCE_TOPICS), exactly_once=True)
     streams.attach()
-    execute(env, NAME)
+    execute(env, NAME, unhurried=[EXACT])
 
 
 def _require_bundle(folder: Path, version: str) -> None:

@@ -12,11 +12,12 @@ import time
 from typing import Any
 
 import msgspec
+from py4j.java_gateway import JavaObject
 from pyflink.common.typeinfo import Types
 from pyflink.table import StreamTableEnvironment
 
-from jobs.flink import keyed_on_jvm
-from jobs.personalise import Settings, build
+from jobs.flink import keyed_on_jvm, let_wait
+from jobs.personalise import EXACT, UPDATE_USER_STATE, Settings, build
 from jobs.streams import INPUT_TYPE, OUTPUT_TYPE
 from jobs.submission import environment
 from schemas.connections import Connections
@@ -65,6 +66,21 @@ def text(value: Any) -> str:
     return bytes(byte & 0xFF for byte in value).decode(errors="replace")
 
 
+def _waits_ms(graph: JavaObject) -> dict[str, list[int]]:
+    """Buffer timeouts of the edges out of the state operator, by side output; "" is the main one."""
+    edges = [
+        edge
+        for node in graph.getStreamNodes().toArray()
+        if node.getOperatorName() == UPDATE_USER_STATE
+        for edge in node.getOutEdges().toArray()
+    ]
+    waits: dict[str, list[int]] = {}
+    for edge in edges:
+        tag = edge.getOutputTag()
+        waits.setdefault("" if tag is None else tag.getId(), []).append(edge.getBufferTimeout())
+    return waits
+
+
 def main(bundles: str) -> None:
     env = environment(parallelism=1)
     tables = StreamTableEnvironment.create(env)
@@ -86,7 +102,9 @@ def main(bundles: str) -> None:
     # Side outputs are made known to their operator by walking back from what the environment has registered: collecting alone
     # registers nothing in time, a map does.
     everything = outputs.ranked.union(outputs.records, outputs.exact).map(lambda row: row, output_type=OUTPUT_TYPE)
-    result = {"plan": json.loads(env.get_execution_plan())}
+    graph = env._generate_stream_graph(clear_transformations=False)
+    let_wait(graph, [EXACT])
+    result = {"plan": json.loads(env.get_execution_plan()), "waits_ms": _waits_ms(graph)}
     with everything.execute_and_collect() as collected:
         result["records"] = [[row[0], text(row[1]), text(row[2])] for row in collected]
     print(msgspec.json.encode(result).decode())

@@ -47,6 +47,12 @@ def test_state_is_keyed_on_the_jvm(result: dict[str, Any]) -> None:
     assert nodes[hashed["id"]]["type"] == "TableToDataStream"
 
 
+def test_only_what_waits_for_its_checkpoint_waits_for_company(result: dict[str, Any]) -> None:
+    """Contract: `interactions` leave the state operator together; lists and dead letters by the cluster's own setting."""
+    clusters_own_ms = 100  # Flink's default: the MiniCluster does not read flink-conf/config.yaml
+    assert result["waits_ms"] == {"": [clusters_own_ms], "records": [clusters_own_ms], "exact": [50]}
+
+
 def test_an_event_is_applied_once_and_numbered(result: dict[str, Any]) -> None:
     ((key, value),) = _records(result, topics.INTERACTIONS)
     assert key == "u:alice"

@@ -140,6 +140,19 @@ def test_counters_count(alice: Harness) -> None:
     assert (counted["events_applied"], counted["events_duplicate"], counted["rejected_not_json"]) == (1, 1, 1)
 
 
+def test_time_spent_is_told_by_the_millisecond(alice: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contract: what is not told yet is not lost, and stays below a millisecond."""
+    readings = iter(range(0, 10**9, 400_500))  # two a record: each takes 400.5 us
+    monkeypatch.setattr(alice.clock, "perf_counter_ns", lambda: next(readings))
+    told = []
+    for number in range(5):
+        alice.send(record(raw(event_id=f"e{number}")))
+        told.append(alice.counts.get("records_us", 0))
+    assert told == [0, 0, 1201, 1201, 1201]
+    alice.send(record(raw(event_id="e5")))
+    assert alice.counts["records_us"] == 6 * 4005 // 10
+
+
 def test_state_of_another_release_stops_the_job_with_a_plain_sentence(alice: Harness) -> None:
     """Contract: going on would overwrite what a newer release has stored."""
     alice.runtime.state.stored = b"\x09" + bytes(60)
