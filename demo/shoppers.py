@@ -59,7 +59,9 @@ def queries(subcategory: int) -> tuple[str, ...]:
 class Visit:
     """One visit. `ready_ms` is when the shopper looks at the next list; after `done` there is none."""
 
-    def __init__(self, world: World, shopper: Shopper, memory: Memory, now_ms: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self, world: World, shopper: Shopper, memory: Memory, now_ms: int, rng: np.random.Generator, salt: int = 0
+    ) -> None:
         self.world, self.shopper, self.memory = world, shopper, memory
         self.started_ms = now_ms
         self.intent = draw(intent_probabilities(world, shopper, memory, now_ms), rng)
@@ -68,7 +70,7 @@ class Visit:
         self.lists = 0
         self.done = False
         self.observer = Observer(world, shopper, memory, now_ms)
-        self.writer = Writer(None if rng.random() < _ANONYMOUS else shopper.user_id, rng)
+        self.writer = Writer(None if rng.random() < _ANONYMOUS else shopper.user_id, rng, salt)
         self._events: list[Event] = []
         self._clock_ms = now_ms
         self._open(rng)
@@ -76,9 +78,12 @@ class Visit:
         self.ready_ms = self._clock_ms + int(500 + 1500 * rng.random())
 
     @classmethod
-    def start(cls, world: World, shopper: Shopper, memory: Memory, now_ms: int, rng: np.random.Generator) -> Visit:
-        """`opening` holds the first events. The memory is the shopper's own and changes with what is bought and followed."""
-        return cls(world, shopper, memory, now_ms, rng)
+    def start(
+        cls, world: World, shopper: Shopper, memory: Memory, now_ms: int, rng: np.random.Generator, salt: int = 0
+    ) -> Visit:
+        """`opening` holds the first events. The memory is the shopper's own and changes with what is bought and followed. `salt` as
+        of a Writer."""
+        return cls(world, shopper, memory, now_ms, rng, salt)
 
     @property
     def user_id(self) -> str | None:

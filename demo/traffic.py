@@ -162,7 +162,8 @@ class LiveTraffic:
         number, self._next = self._next, self._next + 1
         rng = generator(self._seed, 8, number)
         memory = self._memories.setdefault(number, Memory())
-        visit = Visit.start(self.world, meet(self.world, number), memory, now_ms, rng)
+        # The same seed plays the same visits again: to an engine that has seen an earlier run they are new ones.
+        visit = Visit.start(self.world, meet(self.world, number), memory, now_ms, rng, salt=now_ms)
         self.counts.visits += 1
         self._follower.begins(visit.session_id)
         return _Turn(visit, rng, self._due(visit.opening, now_ms))

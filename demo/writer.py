@@ -47,10 +47,12 @@ class Envelope(TypedDict):
 
 
 class Writer:
-    """Writes the events of one visit. `user_id` is None while the shopper is anonymous."""
+    """Writes the events of one visit. `user_id` is None while the shopper is anonymous. `salt`, below 2^48, sets the ids of a visit
+    apart from those of the same visit played another time."""
 
-    def __init__(self, user_id: str | None, rng: np.random.Generator) -> None:
+    def __init__(self, user_id: str | None, rng: np.random.Generator, salt: int = 0) -> None:
         high, low = rng.integers(0, 1 << 48, 2).tolist()
+        high ^= salt
         self._prefix, self._written = f"{high:012x}{low:012x}", 0
         self.session_id = f"session-{high:012x}"
         self.user_id = user_id

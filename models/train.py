@@ -72,8 +72,8 @@ PURCHASES, IN_SESSION = COUNTED.index("purchase"), 4  # of featurise.counters
 class Settings:
     """Everything that decides what comes out, besides the shop."""
 
-    shoppers: int = 2_500
-    taste_shoppers: int = 9_000  # others, whose lists the tastes are fitted on
+    shoppers: int = 2_300
+    taste_shoppers: int = 8_000  # others, whose lists the tastes are fitted on
     days: int = 28
     seed: int = 1
     epochs: int = 2

@@ -50,6 +50,18 @@ def test_sends_the_rate_that_was_asked_for(rate: float) -> None:
     assert times[-1] <= START_MS + 10_000
 
 
+def test_another_run_of_the_same_seed_sends_new_events() -> None:
+    """Contract: an engine that has seen the first run takes none of the second for a duplicate; shoppers do the same in both."""
+    first, second = list[Event](), list[Event]()
+    for sent, later_s in ((first, 0.0), (second, 60.0)):
+        clock = FakeClock()
+        clock.sleep(later_s)
+        LiveTraffic(sent.append, popular_list).run(5, clock=clock, sleep=clock.sleep)
+    assert not {event.event_id for event in first} & {event.event_id for event in second}
+    assert not {event.session_id for event in first} & {event.session_id for event in second}
+    assert [event.event_type for event in first] == [event.event_type for event in second]
+
+
 def test_is_an_open_loop() -> None:
     """A send that takes two seconds shifts no slot: what was missed is made up for at once."""
     clock, sent = FakeClock(), list[int]()
