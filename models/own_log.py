@@ -116,7 +116,13 @@ def _visits(user: User, events: list[Event], lists: Sequence[ShownList], alone: 
             shown = list(_firsts(own, user_id, session, user.number))
         else:
             shown = [
-                Shown(one.ts_ms, user_id, session, user.number, *(column[:LIST_SIZE] for column in one[1:5]))
+                Shown(
+                    one.ts_ms,
+                    user_id,
+                    session,
+                    user.number,
+                    *(column[:LIST_SIZE] for column in (one.items, one.clicked, one.carted, one.bought)),
+                )
                 for _, is_event, one in part
                 if not is_event
             ]

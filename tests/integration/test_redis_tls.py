@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,9 +12,16 @@ from client.feed import AsyncRankedFeed, RankedFeed
 from connect.secrets import Secret
 from schemas.connections import Connections
 from tests import certificates
-from tests.integration.test_redis_topologies import USERS, arguments, size, write_all, writing
+from tests.integration.test_redis_topologies import (
+    USERS,
+    fails_over,
+    size,
+    watching,
+    with_passwords,
+    write_all,
+    writing,
+)
 from tests.redis_servers import Server, TlsFront, cluster, servers, until
-from udfs.redis_writer import RedisWriter
 
 PATIENT_MS = 20_000  # each new connection reads the machine's authorities, a tenth of a second on a busy one
 
@@ -64,9 +70,7 @@ def ports_named_by(node: Server) -> set[int]:
 
 def test_sentinels_and_master_behind_tls(tmp_path: Path, made: certificates.Certificates) -> None:
     """Contract: Sentinel and master are asked by TLS, each under its own password, and a failover is followed."""
-    (tmp_path / "master").write_text("of-the-master")
-    (tmp_path / "sentinels").write_text("of-the-sentinels")
-    asks = ("--requirepass", "of-the-master", "--masterauth", "of-the-master")
+    asks = with_passwords(tmp_path)
     with ExitStack() as ending:
 
         def fronted(server: Server) -> TlsFront:
@@ -85,13 +89,7 @@ def test_sentinels_and_master_behind_tls(tmp_path: Path, made: certificates.Cert
             client.replicaof("NO", "ONE")  # and again, for its address is told when it begins to follow
             client.replicaof("127.0.0.1", first.port)
             until(lambda: client.info("replication")["master_link_status"] == "up")
-        config = tmp_path / "sentinel.conf"
-        config.write_text(
-            f"requirepass of-the-sentinels\nsentinel monitor lists 127.0.0.1 {of_first.port} 1\n"
-            "sentinel auth-pass lists of-the-master\nsentinel down-after-milliseconds lists 500\n"
-            "sentinel failover-timeout lists 2000\n"
-        )
-        sentinel = Server(tmp_path, sentinel=config, password="of-the-sentinels")
+        sentinel = watching(tmp_path, of_first.port)
         ending.callback(sentinel.kill)
         where = Connections(
             redis_url=f"rediss://127.0.0.1:{fronted(sentinel).port}",
@@ -101,18 +99,4 @@ def test_sentinels_and_master_behind_tls(tmp_path: Path, made: certificates.Cert
             redis_sentinel_password=Secret(file=str(tmp_path / "sentinels")),
             redis_cafile=made.cafile,
         )
-        with sentinel.client() as client:
-            until(lambda: client.sentinel_slaves("lists"))
-
-        async def test(writer: RedisWriter) -> None:
-            assert await writer.write(*arguments("alice", 1))
-            first.kill()
-            deadline = time.monotonic() + 30
-            while not await writer.write(*arguments("alice", 2)):
-                assert time.monotonic() < deadline
-                await asyncio.sleep(0.1)
-
-        with RankedFeed(where, timeout_ms=2_000) as feed:
-            writing(where.redis, test, limit_s=2.0)
-            assert feed.get("alice", at_least="e2", wait_ms=2_000).met
-        assert size(second) == 2
+        fails_over(where, sentinel, first, second)

@@ -219,25 +219,54 @@ def test_a_cluster_that_is_away_is_one_answer_and_not_an_exception() -> None:
         assert feed.get("alice").fallback == "redis_unavailable"
 
 
+def with_passwords(folder: Path) -> tuple[str, ...]:
+    """Files of both passwords, `master` and `sentinels`, and the settings of servers that ask for the first."""
+    (folder / "master").write_text("of-the-master")
+    (folder / "sentinels").write_text("of-the-sentinels")
+    return ("--requirepass", "of-the-master", "--masterauth", "of-the-master")
+
+
+def watching(folder: Path, port: int) -> Server:
+    """A Sentinel of the master `lists` at a port, under the passwords of `with_passwords`."""
+    config = folder / "sentinel.conf"
+    config.write_text(
+        f"requirepass of-the-sentinels\nsentinel monitor lists 127.0.0.1 {port} 1\n"
+        "sentinel auth-pass lists of-the-master\nsentinel down-after-milliseconds lists 500\n"
+        "sentinel failover-timeout lists 2000\n"
+    )
+    return Server(folder, sentinel=config, password="of-the-sentinels")
+
+
+def fails_over(where: Connections, sentinel: Server, first: Server, second: Server) -> None:
+    """The first, which is the master, is lost: the job writes and services read where the second is."""
+    with sentinel.client() as client:
+        until(lambda: client.sentinel_slaves("lists"))
+
+    async def test(writer: RedisWriter) -> None:
+        assert await writer.write(*arguments("alice", 1))
+        first.kill()
+        deadline = time.monotonic() + 30
+        while not await writer.write(*arguments("alice", 2)):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+
+    with RankedFeed(where, timeout_ms=2_000) as feed:
+        writing(where.redis, test, limit_s=2.0)
+        assert feed.get("alice", at_least="e2", wait_ms=2_000).met
+    assert size(second) == 2
+
+
 def test_the_master_is_the_one_that_the_sentinels_name(tmp_path: Path) -> None:
     """Contract: after a failover the job writes and services read where the new master is, without a restart; master and
     Sentinels each ask for a password of their own."""
-    (tmp_path / "master").write_text("of-the-master")
-    (tmp_path / "sentinels").write_text("of-the-sentinels")
-    asks = ("--requirepass", "of-the-master", "--masterauth", "of-the-master")
+    asks = with_passwords(tmp_path)
     with ExitStack() as ending:
         (first,) = ending.enter_context(servers(tmp_path, 1, *asks, password="of-the-master"))
         replica = ("--replicaof", "127.0.0.1", str(first.port))
         (second,) = ending.enter_context(servers(tmp_path, 1, *asks, *replica, password="of-the-master"))
         with second.client() as client:
             until(lambda: client.info("replication")["master_link_status"] == "up")
-        config = tmp_path / "sentinel.conf"
-        config.write_text(
-            f"requirepass of-the-sentinels\nsentinel monitor lists 127.0.0.1 {first.port} 1\n"
-            "sentinel auth-pass lists of-the-master\nsentinel down-after-milliseconds lists 500\n"
-            "sentinel failover-timeout lists 2000\n"
-        )
-        sentinel = Server(tmp_path, sentinel=config, password="of-the-sentinels")
+        sentinel = watching(tmp_path, first.port)
         ending.callback(sentinel.kill)
         where = Connections(
             redis_url=f"redis://127.0.0.1:1,{sentinel.address}",  # the first is away
@@ -246,21 +275,7 @@ def test_the_master_is_the_one_that_the_sentinels_name(tmp_path: Path) -> None:
             redis_password=Secret(file=str(tmp_path / "master")),
             redis_sentinel_password=Secret(file=str(tmp_path / "sentinels")),
         )
-        with sentinel.client() as client:
-            until(lambda: client.sentinel_slaves("lists"))
-
-        async def test(writer: RedisWriter) -> None:
-            assert await writer.write(*arguments("alice", 1))
-            first.kill()
-            deadline = time.monotonic() + 30
-            while not await writer.write(*arguments("alice", 2)):
-                assert time.monotonic() < deadline
-                await asyncio.sleep(0.1)
-
-        with RankedFeed(where, timeout_ms=2_000) as feed:
-            writing(where.redis, test, limit_s=2.0)
-            assert feed.get("alice", at_least="e2", wait_ms=2_000).met
-        assert size(second) == 2
+        fails_over(where, sentinel, first, second)
 
 
 def test_tools_and_job_find_all_primaries_of_a_longer_address(nodes: list[Server]) -> None:

@@ -255,8 +255,10 @@ def look_up(
             found.of_groups[name] = prior + (nothing if world.of_groups is None else world.of_groups(name, names))
     if policy.following is not None:
         group = followed(policy.following, state, world.catalogue)
-        names = _groups(list(map(world.catalogue.get, item_ids)), policy.following.by)
-        found.groups[FOLLOWED] = _codes([None if group is None or one != group else one for one in names])
+        names = [None] * len(item_ids)  # mostly nothing is followed, and then no candidate need be looked up
+        if group is not None:
+            names = _groups(list(map(world.catalogue.get, item_ids)), policy.following.by)
+        found.groups[FOLLOWED] = _codes([None if one != group else one for one in names])
     if _explores(policy):
         known = np.zeros((len(item_ids), 2)) if world.exposures is None else world.exposures(item_ids)
         found.posteriors = known + prior
